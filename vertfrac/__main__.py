@@ -1,0 +1,5 @@
+"""``python -m vertfrac``."""
+
+from vertfrac.cli import main
+
+main()

@@ -1,0 +1,51 @@
+"""Named arrays with a description in one safetensors file: the cached volumes and slices that training reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vertfrac.errors import TableError
+from vertfrac.files import replacing
+
+Array = NDArray[Any]
+
+
+def write_arrays(path: Path | str, arrays: Mapping[str, Array], description: Mapping[str, Any]) -> None:
+    """Write arrays and a JSON description of them, atomically."""
+    from safetensors.numpy import save_file
+
+    with replacing(path) as temporary:
+        save_file(
+            {name: np.ascontiguousarray(array) for name, array in arrays.items()},
+            str(temporary),
+            metadata={"description": json.dumps(dict(description), allow_nan=False)},
+        )
+
+
+def read_description(path: Path | str) -> dict[str, Any]:
+    """The JSON description of a file of arrays; TableError names the file if it is not one."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="numpy") as file:
+            description: dict[str, Any] = json.loads((file.metadata() or {})["description"])
+            return description
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise TableError(f"{path}: not a file of arrays written by vertfrac ({error})") from error
+
+
+def iterate_arrays(paths: Sequence[Path | str]) -> Iterator[tuple[str, Array, dict[str, Any]]]:
+    """Name, array and the entry of ``description["cases"][name]`` of every array in the files, one at a time."""
+    from safetensors import safe_open
+
+    for path in paths:
+        cases = read_description(path)["cases"]
+        with safe_open(str(path), framework="numpy") as file:
+            for name, entry in cases.items():
+                yield name, file.get_tensor(name), entry

@@ -1,0 +1,550 @@
+"""The command line: ``vertfrac predict`` and ``vertfrac phantom`` for people, one subcommand per step of the workflow.
+
+Heavy libraries are imported inside the commands that need them, so that ``vertfrac --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from vertfrac import __version__
+from vertfrac.errors import VertfracError
+
+if TYPE_CHECKING:
+    from vertfrac.config import Section
+    from vertfrac.models.device import Device
+    from vertfrac.training.fit import FitSettings
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class _Commands(click.Group):
+    """Prints a VertfracError as one line and exits with 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except VertfracError as error:
+            click.echo(f"vertfrac: {' '.join(str(error).split())}", err=True)
+            ctx.exit(1)
+
+
+class _Shard(click.ParamType):  # type: ignore[type-arg]  # generic in new releases of click only
+    name = "k/n"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            number, count = (int(part) for part in str(value).split("/"))
+        except ValueError:
+            self.fail(f"{value!r} is not k/n, such as 0/4", param, ctx)
+        if not 0 <= number < count:
+            self.fail(f"{value!r}: expected 0 <= k < n", param, ctx)
+        return number, count
+
+
+PATH = click.Path(path_type=Path)
+
+
+def _path(name: str, help: str, *, many: bool = False, **more: Any) -> Callable[[F], F]:
+    return click.option(f"--{name}", type=PATH, required=True, multiple=many, help=help, **more)
+
+
+def _settings(name: str = "settings") -> Callable[[F], F]:
+    return click.option(f"--{name}", required=True, help="section of the configuration, as JSON")
+
+
+_shard = click.option("--shard", type=_Shard(), default=(0, 1), help="do the cases k, k+n, ... only", metavar="K/N")
+_device = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+_threads = click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default: all cores")
+_system = click.option("--system", required=True, help="name of the system")
+_repeat = click.option("--repeat", type=click.IntRange(min=0), default=0)
+_fold = click.option("--fold", type=click.IntRange(min=0), required=True)
+
+
+def _section(kind: type[Section], text: str) -> Any:
+    from vertfrac.config import parse_json
+
+    return parse_json(kind, text, "--settings")
+
+
+def _limit_threads(threads: int | None) -> None:
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(__version__, prog_name="vertfrac")
+def main() -> None:
+    """Measure vertebral heights in CT and grade compression fractures by the Genant index."""
+
+
+@main.command()
+@click.argument("scans", nargs=-1, required=True, type=PATH, metavar="SCAN...")
+@click.option("--out", type=PATH, required=True, help="folder for the results, one sub-folder per scan")
+@click.option("--model", type=PATH, required=True, help="folder of a trained model")
+@_device
+@_threads
+def predict(scans: tuple[Path, ...], out: Path, model: Path, device: Device, threads: int | None) -> None:
+    """Grade the vertebrae of CT scans: NIfTI files (.nii, .nii.gz) or DICOM folders.
+
+    Each scan gets a folder in OUT with vertebrae.parquet, vertebrae.csv, curve.parquet, scan.json and overlay.png;
+    OUT/scans.parquet and OUT/scans.csv list all scans, failed ones with the reason. Exits with 1 if any scan failed.
+    """
+    _limit_threads(threads)
+    from vertfrac.inference.predict import predict_scans
+
+    if not predict_scans(scans, out, model, device=device, tell=click.echo):
+        sys.exit(1)
+
+
+@main.command()
+@click.option("--cases", type=int, required=True, help="number of phantoms of the whole cohort")
+@click.option("--seed", type=int, default=1, show_default=True)
+@click.option("--out", type=PATH, required=True, help="folder for images/, cases.csv and annotations.csv")
+@_shard
+def phantom(cases: int, seed: int, out: Path, shard: tuple[int, int]) -> None:
+    """Make CT phantoms with exact six-keypoint annotations."""
+    from vertfrac.cohorts.phantom import write_phantoms
+
+    write_phantoms(out, cases=cases, seed=seed, shard=shard)
+
+
+@main.command()
+@_path("source", "folder with cases.csv and annotations.csv")
+@_path("out", "folder for the canonical images and tables")
+@_shard
+def ingest(source: Path, out: Path, shard: tuple[int, int]) -> None:
+    """Bring scans and annotations into the canonical form."""
+    from vertfrac.cohorts.ingest import ingest as run
+
+    cases = run(source, out, shard=shard)
+    for case, reason in cases.loc[cases["status"] != "ok", ["case", "reason"]].itertuples(index=False):
+        click.echo(f"{case}: {reason}", err=True)
+    click.echo(f"{(cases['status'] == 'ok').sum()} of {len(cases)} cases usable")
+
+
+@main.command()
+@_path("shards", "folder of an ingested shard", many=True)
+@_path("out", "folder for cases.parquet and annotations.parquet")
+def merge(shards: tuple[Path, ...], out: Path) -> None:
+    """Join the tables of all ingested shards."""
+    from vertfrac.cohorts.ingest import merge as run
+
+    run(shards, out)
+
+
+@main.command()
+@_path("cases", "table of cases")
+@_settings()
+@_path("out", "table of folds")
+def folds(cases: Path, settings: str, out: Path) -> None:
+    """Split the patients into folds."""
+    from vertfrac import tables
+    from vertfrac.cohorts.folds import split
+    from vertfrac.config import Folds
+
+    s: Folds = _section(Folds, settings)
+    rows = split(tables.read_table(cases, tables.CASES), k=s.k, repeats=s.repeats, seed=s.seed)
+    tables.write_table(out, tables.FOLDS, rows)
+
+
+@main.command()
+@_path("cases", "table of cases")
+@click.option("--spacing", nargs=3, type=float, required=True, help="voxel size in x, y and z, mm")
+@_path("out", "file of volumes")
+def resample(cases: Path, spacing: tuple[float, float, float], out: Path) -> None:
+    """Resample the scans for stage 1."""
+    from vertfrac.cohorts.cache import cache_volumes
+
+    click.echo(f"{cache_volumes(cases, out, spacing_mm=spacing)} volumes")
+
+
+@main.command()
+@_path("cases", "table of cases")
+@_path("annotations", "table of annotations")
+@_settings()
+@_path("out", "file of slices")
+def slices(cases: Path, annotations: Path, settings: str, out: Path) -> None:
+    """Cut the training slices along the annotated curves."""
+    from vertfrac.cohorts.cache import cache_slices
+    from vertfrac.config import Slices
+
+    s: Slices = _section(Slices, settings)
+    click.echo(f"{cache_slices(cases, annotations, out, **s.model_dump())} slices")
+
+
+def _work_folder(work: Path, module: str, settings: str, *files: Path) -> Path:
+    """The sub-folder for just this code, these settings and these data, so that a changed run never resumes another."""
+    import hashlib
+
+    from vertfrac.provenance import code_hash
+
+    digest = hashlib.sha256(f"{code_hash(module)} {settings}".encode())
+    for path in files:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return work / digest.hexdigest()[:16]
+
+
+def _fit_settings(training: Any) -> FitSettings:
+    from vertfrac.training.fit import FitSettings
+
+    return FitSettings(
+        steps=training.steps,
+        learning_rate=training.learning_rate,
+        weight_decay=training.weight_decay,
+        schedule=training.schedule.kind,
+        warmup=training.schedule.warmup,
+        milestones=training.schedule.milestones,
+        checkpoint_every=training.checkpoint_every,
+        seed=training.seed,
+        mixed_precision=training.mixed_precision,
+    )
+
+
+@main.command("train-localizer")
+@_path("volumes", "file of volumes", many=True)
+@_path("annotations", "table of annotations")
+@_path("folds", "table of folds")
+@_repeat
+@_fold
+@_settings()
+@_path("work", "folder for checkpoints and logs; a stopped run goes on from there")
+@_path("out", "file for the weights")
+@_device
+@_threads
+def train_localizer(
+    volumes: tuple[Path, ...],
+    annotations: Path,
+    folds: Path,
+    repeat: int,
+    fold: int,
+    settings: str,
+    work: Path,
+    out: Path,
+    device: Device,
+    threads: int | None,
+) -> None:
+    """Train stage 1 on the cases that a fold does not hold out."""
+    _limit_threads(threads)
+    from vertfrac import tables
+    from vertfrac.cohorts.folds import training_cases
+    from vertfrac.config import Localizer
+    from vertfrac.inference.weights import save_weights
+    from vertfrac.models.device import pick_device
+    from vertfrac.training.localizer import train_localizer as run
+
+    s: Localizer = _section(Localizer, settings)
+    network = run(
+        volumes,
+        tables.read_table(annotations, tables.ANNOTATIONS),
+        training_cases(tables.read_table(folds, tables.FOLDS), repeat, fold),
+        **s.network.model_dump(),
+        **s.loss.model_dump(),
+        edge_mm=s.input.edge_mm,
+        scaling=s.input.scaling,
+        window_hu=s.input.window_hu,
+        crop_mm=s.crop_mm,
+        batch=s.training.batch,
+        **s.augmentation.model_dump(),
+        settings=_fit_settings(s.training),
+        work=_work_folder(work, "training.localizer", settings, annotations, folds, *volumes),
+        device=pick_device(device),
+    )
+    save_weights(out, network, kind="localizer", settings=s.network.model_dump(mode="json"))
+
+
+@main.command("train-detector")
+@_path("slices", "file of slices", many=True)
+@_path("folds", "table of folds")
+@_repeat
+@_fold
+@_settings()
+@click.option("--spacing", type=float, required=True, help="pixel size of the slices, mm")
+@_path("work", "folder for checkpoints and logs; a stopped run goes on from there")
+@_path("out", "file for the weights")
+@_device
+@_threads
+def train_detector(
+    slices: tuple[Path, ...],
+    folds: Path,
+    repeat: int,
+    fold: int,
+    settings: str,
+    spacing: float,
+    work: Path,
+    out: Path,
+    device: Device,
+    threads: int | None,
+) -> None:
+    """Train stage 2 on the cases that a fold does not hold out."""
+    _limit_threads(threads)
+    from vertfrac import tables
+    from vertfrac.cohorts.folds import training_cases
+    from vertfrac.config import Detector
+    from vertfrac.inference.weights import save_weights
+    from vertfrac.models.device import pick_device
+    from vertfrac.training.detector import train_detector as run
+
+    s: Detector = _section(Detector, settings)
+    network = run(
+        slices,
+        training_cases(tables.read_table(folds, tables.FOLDS), repeat, fold),
+        spacing_mm=spacing,
+        **s.network.model_dump(exclude={"kind"}),
+        scaling=s.input.scaling,
+        window_hu=s.input.window_hu,
+        **s.loss.model_dump(),
+        crop_mm=s.crop_mm,
+        batch=s.training.batch,
+        **s.augmentation.model_dump(),
+        settings=_fit_settings(s.training),
+        work=_work_folder(work, "training.detector", settings, folds, *slices),
+        device=pick_device(device),
+    )
+    save_weights(out, network, kind="detector", settings=s.network.model_dump(mode="json"))
+
+
+@main.command()
+@_path("volumes", "file of volumes", many=True)
+@_path("folds", "table of folds")
+@_repeat
+@_fold
+@_settings()
+@_path("weights", "weights of stage 1")
+@_path("curves", "table of predicted curves to write")
+@_path("statuses", "table of case statuses to write")
+@_device
+@_threads
+def curves(
+    volumes: tuple[Path, ...],
+    folds: Path,
+    repeat: int,
+    fold: int,
+    settings: str,
+    weights: Path,
+    curves: Path,
+    statuses: Path,
+    device: Device,
+    threads: int | None,
+) -> None:
+    """Predict the curves of a fold's held-out cases."""
+    _limit_threads(threads)
+    from vertfrac import tables
+    from vertfrac.cohorts.folds import held_out_cases
+    from vertfrac.config import Localizer
+    from vertfrac.inference.held_out import predict_curves
+    from vertfrac.models.device import pick_device
+
+    predict_curves(
+        volumes,
+        held_out_cases(tables.read_table(folds, tables.FOLDS), repeat, fold),
+        weights,
+        _section(Localizer, settings),
+        curves=curves,
+        statuses=statuses,
+        device=pick_device(device),
+    )
+
+
+@main.command()
+@_path("cases", "table of cases")
+@_path("curves", "table of predicted curves")
+@click.option("--spacing", type=float, required=True, help="pixel size, mm")
+@click.option("--width", type=float, required=True, help="width of the slices, mm")
+@click.option("--extend", type=float, default=0.0, help="how far a slice goes on beyond its curve, mm")
+@_path("out", "file of held-out slices")
+def straighten(cases: Path, curves: Path, spacing: float, width: float, extend: float, out: Path) -> None:
+    """Cut the straightened slices of held-out cases along their predicted curves."""
+    from vertfrac.inference.held_out import cut_slices
+
+    click.echo(f"{cut_slices(cases, curves, out, spacing_mm=spacing, width_mm=width, extend_mm=extend)} slices")
+
+
+@main.command()
+@_path("slices", "file of held-out slices")
+@_path("weights", "weights of stage 2")
+@_settings()
+@_settings("inference")
+@click.option("--spacing", type=float, required=True, help="pixel size of the slices, mm")
+@_system
+@_repeat
+@_fold
+@_path("out", "table of vertebrae")
+@_device
+@_threads
+def detect(
+    slices: Path,
+    weights: Path,
+    settings: str,
+    inference: str,
+    spacing: float,
+    system: str,
+    repeat: int,
+    fold: int,
+    out: Path,
+    device: Device,
+    threads: int | None,
+) -> None:
+    """Detect, suppress and measure the vertebrae of held-out slices."""
+    _limit_threads(threads)
+    from vertfrac.config import Detector, DetectorInference
+    from vertfrac.inference.held_out import detect_vertebrae
+    from vertfrac.models.device import pick_device
+
+    detect_vertebrae(
+        slices,
+        weights,
+        _section(Detector, settings),
+        _section(DetectorInference, inference),
+        spacing_mm=spacing,
+        run={"system": system, "repeat": repeat, "fold": fold},
+        out=out,
+        device=pick_device(device),
+    )
+
+
+@main.command()
+@_path("annotations", "table of annotations")
+@_path("folds", "table of folds")
+@_path("predictions", "table of vertebrae", many=True)
+@_path("curves", "table of predicted curves", many=True)
+@_path("statuses", "table of case statuses", many=True)
+@_settings()
+@_system
+@_repeat
+@_path("out", "folder for matches.parquet, curve_errors.parquet and metrics.parquet")
+def evaluate(
+    annotations: Path,
+    folds: Path,
+    predictions: tuple[Path, ...],
+    curves: tuple[Path, ...],
+    statuses: tuple[Path, ...],
+    settings: str,
+    system: str,
+    repeat: int,
+    out: Path,
+) -> None:
+    """Score all held-out predictions of one system and repeat; one file of each kind per fold, in fold order."""
+    from vertfrac.config import Evaluation
+    from vertfrac.evaluation.run import evaluate_repeat
+
+    s: Evaluation = _section(Evaluation, settings)
+    evaluate_repeat(
+        annotations,
+        folds,
+        predictions=predictions,
+        curves=curves,
+        statuses=statuses,
+        smallest_iou=s.match_iou,
+        largest_distance_mm=s.match_distance_mm,
+        run={"system": system, "repeat": repeat},
+        out=out,
+    )
+
+
+@main.command()
+@_path("metrics", "table of metrics", many=True)
+@_path("cases", "table of cases")
+@click.option("--heading", required=True)
+@_path("out", "folder for summary.parquet, summary.csv and summary.md")
+def summary(metrics: tuple[Path, ...], cases: Path, heading: str, out: Path) -> None:
+    """Summarise the metrics of all systems and repeats."""
+    from vertfrac.evaluation.run import write_summary
+
+    write_summary(metrics, cases, heading, out)
+
+
+@main.command()
+@_path("matches", "table of matches", many=True)
+@_path("curve-errors", "table of curve errors", many=True)
+@_path("vertebrae", "table of vertebrae", many=True)
+@_path("slices", "file of held-out slices", many=True)
+@_path("cases", "table of cases")
+@_path("out", "folder for the figures")
+def figures(
+    matches: tuple[Path, ...],
+    curve_errors: tuple[Path, ...],
+    vertebrae: tuple[Path, ...],
+    slices: tuple[Path, ...],
+    cases: Path,
+    out: Path,
+) -> None:
+    """Draw agreement of G, distribution of errors, and overlays of the best, median and worst held-out case."""
+    from vertfrac.report.cohort import draw_figures
+
+    draw_figures(matches, curve_errors, vertebrae, slices, cases, out)
+
+
+@main.command()
+@_system
+@_settings()
+@click.option("--spacing", type=float, required=True, help="pixel size of the slices, mm")
+@_path("localizers", "weights of stage 1", many=True)
+@_path("detectors", "weights of stage 2", many=True)
+@_path("cases", "table of cases of the training cohort")
+@_path("summary", "summary table")
+@_path("out", "model folder")
+def export(
+    system: str,
+    settings: str,
+    spacing: float,
+    localizers: tuple[Path, ...],
+    detectors: tuple[Path, ...],
+    cases: Path,
+    summary: Path,
+    out: Path,
+) -> None:
+    """Gather the trained folds of a system into a model folder for ``vertfrac predict``."""
+    from vertfrac import tables
+    from vertfrac.config import System
+    from vertfrac.evaluation.run import scores_of
+    from vertfrac.inference.weights import export_model
+
+    table = tables.read_table(cases, tables.CASES)
+    usable = table[table["status"] == "ok"]
+    export_model(
+        out,
+        name=system,
+        system=_section(System, settings),
+        slice_spacing_mm=spacing,
+        localizers=localizers,
+        detectors=detectors,
+        cohort={
+            "cases": len(usable),
+            "vertebrae": int(usable["vertebrae"].sum()),
+            "fingerprint": tables.fingerprint(usable),
+        },
+        scores=scores_of(tables.read_table(summary, tables.SUMMARY), system),
+    )
+
+
+@main.command("tables")
+def tables_command() -> None:
+    """Print the columns of every table: name, type, unit, meaning."""
+    from vertfrac.tables import ALL
+
+    click.echo("# Tables\n\nPrinted by `vertfrac tables`. Coordinates are world RAS, in millimetres.\n")
+    click.echo("\n".join(schema.as_markdown() for schema in ALL), nl=False)
+
+
+@main.command("config-check")
+@click.argument("path", type=PATH)
+def config_check(path: Path) -> None:
+    """Check a configuration file and print it with all defaults, as JSON."""
+    from vertfrac.config import canonical, read_yaml, resolve
+
+    click.echo(canonical(resolve(read_yaml(path), path.parent, str(path))))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,278 @@
+"""Putting a phantom together and writing a cohort of them."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vertfrac.cohorts.phantom import body as anatomy_body
+from vertfrac.cohorts.phantom.anatomy import Column, random_column
+from vertfrac.cohorts.phantom.canvas import Canvas
+from vertfrac.cohorts.phantom.look import random_look
+from vertfrac.cohorts.phantom.scanner import scan, thick_slices
+from vertfrac.cohorts.phantom.vertebra import (
+    canal_center,
+    paint_arch,
+    paint_body,
+    paint_disc,
+    paint_osteophytes,
+    sacral_bodies,
+    trabeculae,
+)
+from vertfrac.errors import ConfigError
+from vertfrac.genant import genant_index
+from vertfrac.geometry.keypoints import KEYPOINT_COLUMNS, heights
+
+Floats = NDArray[np.float64]
+Axcodes = tuple[str, str, str]
+
+ANNOTATION_COLUMNS: tuple[str, ...] = ("case", "vertebra", "expert", "level", "shape", *KEYPOINT_COLUMNS)
+CASE_COLUMNS: tuple[str, ...] = (
+    "case",
+    "image",
+    "patient",
+    "field",
+    "vertebrae",
+    "lowest_index",
+    "cobb_deg",
+    "kyphosis_deg",
+    "lordosis_deg",
+)
+MARGIN_MM = 2.0
+
+
+@dataclass(frozen=True)
+class PhantomVertebra:
+    """One whole vertebra of a phantom; `keypoints` (6, 3) in world RAS mm, exact by construction."""
+
+    level: str
+    shape: str
+    keypoints: Floats
+
+
+@dataclass(frozen=True)
+class Phantom:
+    """A procedural CT: `hu` int16 in storage order, `affine` (4, 4) from voxel index to world RAS mm.
+
+    `vertebrae` : whole ones from C3 to L5, superior first. `field` : what the scan covers; curvatures in degrees.
+    """
+
+    case: str
+    hu: NDArray[np.int16]
+    affine: Floats
+    vertebrae: tuple[PhantomVertebra, ...]
+    field: str = "chest"
+    cobb: float = 0.0
+    kyphosis: float = 0.0
+    lordosis: float = 0.0
+
+    def stored_as(self, axcodes: Axcodes) -> Phantom:
+        """The same phantom with its array axes pointing along `axcodes`, such as ("L", "P", "S")."""
+        import nibabel
+
+        orientations: Any = nibabel.orientations  # has no types
+        start = orientations.io_orientation(self.affine)
+        change = orientations.ornt_transform(start, orientations.axcodes2ornt(axcodes))
+        hu = np.ascontiguousarray(orientations.apply_orientation(self.hu, change))
+        affine = self.affine @ orientations.inv_ornt_aff(change, self.hu.shape)
+        return replace(self, hu=hu, affine=np.asarray(affine, dtype=np.float64))
+
+
+def case_name(index: int) -> str:
+    """Name of the phantom with a zero-based index: `phantom-0001` for 0."""
+    return f"phantom-{index + 1:04d}"
+
+
+def _window(column: Column, rng: np.random.Generator) -> tuple[Floats, Floats, Floats, float]:
+    """Voxel coordinates x, y, z (mm) of the scan and its slice thickness."""
+    seen = [v.center for v in column.vertebrae if column.z_low < v.center[2] < column.z_high]
+    spine = np.array(seen) if seen else np.array([v.center for v in column.vertebrae])
+    small = column.field == "lumbar" or rng.random() < 0.2
+    width = rng.uniform(200, 265) if small else rng.triangular(270, 350, 420)
+    step_z = float(rng.triangular(1.2, 1.5, 2.5) if rng.random() < 0.8 else rng.uniform(1.0, 4.0))
+    length = column.z_high - column.z_low
+    budget = rng.uniform(2.6e6, 6.6e6)
+    share = rng.uniform(0.62, 0.85)
+    step = float(np.clip(np.sqrt(width * width * share * length / max(step_z, 1.2) / budget), 0.8, 1.8))
+    depth = width * share
+    step_z = min(max(step_z, width * depth * length / (step * step * 9.5e6)), 4.0)
+    reach = np.ptp(spine[:, 1]) + 110
+    depth = max(depth, min(reach, width))
+    x0 = (spine[:, 0].min() + spine[:, 0].max()) / 2 + rng.normal(0, 10 if small else 14)
+    back, front = spine[:, 1].min() - 65, spine[:, 1].max() + 25
+    y_low = back - rng.uniform(0, 30) if rng.random() < 0.85 else (back + front) / 2 - depth / 2
+    y_low = min(y_low, spine[:, 1].min() - 30)
+    y_low = max(y_low, front + 12 - depth)
+    x, y, z = (
+        np.asarray(start + pitch * np.arange(int(extent / pitch) + 1), dtype=np.float64)
+        for start, extent, pitch in (
+            (x0 - width / 2, width, step),
+            (y_low, depth, step),
+            (column.z_low, length, step_z),
+        )
+    )
+    return x, y, z, step_z
+
+
+def _paint(column: Column, x: Floats, y: Floats, z: Floats, rng: np.random.Generator) -> Canvas:
+    """Render the anatomy on a grid."""
+    look = random_look(rng, column.fragile)
+    body = anatomy_body.Body(column, look, rng)
+    canvas = Canvas(x, y, z)
+    arms_up = bool(rng.random() < 0.65)
+    if rng.random() < 0.6:
+        anatomy_body.paint_table(canvas, body, rng)
+    anatomy_body.paint_trunk(canvas, body, rng, arms_up)
+    anatomy_body.paint_cavities(canvas, body, rng)
+    anatomy_body.paint_muscles(canvas, body, rng)
+    anatomy_body.paint_fat_planes(canvas, body, rng)
+    anatomy_body.paint_head(canvas, body, rng)
+    sacrum = sacral_bodies(column.vertebrae[-1], rng)
+    canal = [canal_center(v, look) for v in column.vertebrae]
+    anatomy_body.paint_canal(canvas, body, np.array([c for c, _ in canal]), np.array([r for _, r in canal]), rng)
+    anatomy_body.paint_pelvis(canvas, body, sacrum, rng)
+    anatomy_body.paint_thorax_bones(canvas, body, rng, arms_up)
+    block = trabeculae(rng)
+    spurs = rng.beta(0.6, 2.0)
+    spine = column.vertebrae
+    for upper, lower in pairwise((*spine, *sacrum[:2])):
+        paint_disc(canvas, upper, lower, look, rng)
+    for v in sacrum:
+        paint_body(canvas, v, look, block, rng)
+    for v in spine:
+        if v.center[2] < z[0] - 80 or v.center[2] > z[-1] + 80:
+            continue
+        paint_arch(canvas, v, look, rng)
+    for v in spine:
+        if v.center[2] < z[0] - 40 or v.center[2] > z[-1] + 40:
+            continue
+        paint_osteophytes(canvas, v, look, rng, spurs)
+        paint_body(canvas, v, look, block, rng)
+    anatomy_body.paint_implants(canvas, body, rng)
+    return canvas
+
+
+def make_phantom(seed: int, index: int) -> Phantom:
+    """Phantom number `index` (zero-based) of a cohort; a function of (seed, index) alone.
+
+    Raises ConfigError if either is negative.
+    """
+    if seed < 0 or index < 0:
+        raise ConfigError(f"phantom seed and index must be 0 or more, got seed {seed} and index {index}")
+    rng = np.random.default_rng([seed, index])
+    column = random_column(rng)
+    x, y, z, step_z = _window(column, rng)
+    fine = max(1, int(np.ceil(step_z / 1.9)))
+    step = step_z / fine
+    pad = fine
+    z_fine = z[0] - step * pad + step * np.arange((z.size - 1) * fine + 2 * pad + 1)
+    canvas = _paint(column, x, y, z_fine, rng)
+    thickness = step_z * rng.uniform(1.0, 1.5)
+    slices = thick_slices(canvas.hu, canvas.z, z, thickness)
+    level = column.level_at(z)
+    shoulders = np.exp(-(((level - 5.3) / 1.7) ** 2))
+    spacing = float(x[1] - x[0])
+    hu = scan(slices, rng, spacing, shoulders)
+    if rng.random() < 0.3:
+        far = np.hypot(x - x.mean(), (y - y.mean())[:, None])
+        hu[:, far > (x[-1] - x[0]) / 2] = rng.choice([-1024, -2048, -3024])
+    origin = np.round(rng.uniform([-60, -60, -1500], [60, 60, 200]), 3)
+    affine = np.diag([spacing, spacing, step_z, 1.0])
+    affine[:3, 3] = np.array([x[0], y[0], z[0]]) + origin
+    low = np.array([x[0], y[0], z[0]]) + MARGIN_MM
+    high = np.array([x[-1], y[-1], z[-1]]) - MARGIN_MM
+    vertebrae = tuple(
+        PhantomVertebra(v.level, v.shape, v.keypoints + origin)
+        for v in column.vertebrae
+        if (v.keypoints >= low).all() and (v.keypoints <= high).all()
+    )
+    phantom = Phantom(
+        case_name(index),
+        hu.transpose(2, 1, 0),
+        affine,
+        vertebrae,
+        column.field,
+        column.cobb,
+        column.kyphosis,
+        column.lordosis,
+    )
+    order = rng.permutation(3)
+    names = np.array(["RL", "AP", "SI"])[order]
+    codes = [str(pair[int(rng.integers(0, 2))]) for pair in names]
+    return phantom.stored_as((codes[0], codes[1], codes[2]))
+
+
+def _replace_file(path: Path, content: bytes) -> None:
+    """Write bytes under a temporary name in the same folder, then rename."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    _replace_file(path, text.getvalue().encode())
+
+
+def write_image(phantom: Phantom, path: Path) -> None:
+    """Write a phantom as `.nii.gz` with sform and qform, whatever machine and time with the same bytes."""
+    import nibabel
+
+    image_type: Any = nibabel.Nifti1Image  # has no types
+    image = image_type(phantom.hu, phantom.affine)
+    image.set_sform(phantom.affine, code=1)
+    image.set_qform(phantom.affine, code=1)
+    image.header.set_xyzt_units("mm")
+    packed = io.BytesIO()
+    with gzip.GzipFile(filename="", fileobj=packed, mode="wb", compresslevel=1, mtime=0) as stream:
+        stream.write(image.to_bytes())
+    _replace_file(path, packed.getvalue())
+
+
+def write_phantoms(out: Path, *, cases: int, seed: int, shard: tuple[int, int] = (0, 1)) -> None:
+    """Write a cohort: `images/phantom-0001.nii.gz` ..., `annotations.csv`, `cases.csv`.
+
+    shard : (k, n), write the cases k, k + n, k + 2 n, ... only; the two tables list these cases.
+    Raises ConfigError for a number of cases below 1, a negative seed or an impossible shard.
+    """
+    part, parts = shard
+    if cases < 1:
+        raise ConfigError(f"the number of phantom cases must be 1 or more, got {cases}")
+    if seed < 0:
+        raise ConfigError(f"the phantom seed must be 0 or more, got {seed}")
+    if parts < 1 or not 0 <= part < parts:
+        raise ConfigError(f"a phantom shard (k, n) needs 0 <= k < n, got ({part}, {parts})")
+    folder = Path(out) / "images"
+    folder.mkdir(parents=True, exist_ok=True)
+    annotations: list[list[object]] = []
+    table: list[list[object]] = []
+    for index in range(part, cases, parts):
+        phantom = make_phantom(seed, index)
+        image = folder / f"{phantom.case}.nii.gz"
+        write_image(phantom, image)
+        lowest = 1.0
+        for number, v in enumerate(phantom.vertebrae, start=1):
+            points = [f"{value:.4f}" for value in v.keypoints.reshape(-1)]
+            annotations.append([phantom.case, number, "phantom", v.level, v.shape, *points])
+            lowest = min(lowest, float(genant_index(heights(v.keypoints))))
+        numbers = [f"{value:.4f}" for value in (lowest, phantom.cobb, phantom.kyphosis, phantom.lordosis)]
+        where = image.relative_to(out).as_posix()
+        table.append([phantom.case, where, phantom.case, phantom.field, len(phantom.vertebrae), *numbers])
+    _write_csv(Path(out) / "annotations.csv", ANNOTATION_COLUMNS, annotations)
+    _write_csv(Path(out) / "cases.csv", CASE_COLUMNS, table)

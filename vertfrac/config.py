@@ -1,0 +1,294 @@
+"""The configuration: YAML becomes frozen, checked values here, at the edge; functions elsewhere take plain keywords.
+
+Each section is what one step depends on. ``canonical`` gives a section's one textual form, which the workflow passes to
+the step and which alone makes the step stale. pydantic names a wrong key or type by its path and exports the JSON
+schema.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from vertfrac.errors import ConfigError
+
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Spacing = tuple[Positive, Positive, Positive]
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, no unknown keys, no silent conversion of text to numbers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+
+
+class Cohort(Section):
+    """Where the cases come from."""
+
+    kind: Literal["phantom", "nifti"] = Field(description="phantom: made by vertfrac; nifti: a folder with scans.csv")
+    cases: Count | None = Field(None, description="phantom: number of cases")
+    seed: int = Field(1, description="phantom: seed of the cohort")
+    folder: str | None = Field(None, description="nifti: folder that holds scans.csv and annotations.csv")
+
+    @model_validator(mode="after")
+    def _complete(self) -> Cohort:
+        if self.kind == "phantom" and self.cases is None:
+            raise ValueError("a phantom cohort needs cases, the number of phantoms")
+        if self.kind == "nifti" and self.folder is None:
+            raise ValueError("a nifti cohort needs folder, where scans.csv and annotations.csv are")
+        return self
+
+
+class Folds(Section):
+    """Cross-validation by patient."""
+
+    k: Annotated[int, Field(ge=2)] = Field(5, description="folds")
+    repeats: Count = Field(1, description="repeats with different splits")
+    seed: int = Field(0, description="seed of the splits")
+
+
+class Slices(Section):
+    """Straightened slices for training, cut along the annotated curve, shared by all folds, repeats and systems."""
+
+    spacing_mm: Positive = Field(1.0, description="pixel size of every straightened slice")
+    width_mm: Positive = Field(128.0, description="anterior-posterior width of a cached training slice")
+    extend_mm: NotNegative = Field(40.0, description="how far a training slice goes on beyond the annotated curve")
+    variants: Count = Field(4, description="differently jittered slices per case and expert; the first has no jitter")
+    jitter_mm: NotNegative = Field(2.5, description="standard deviation of the curve's jitter, laterally and in depth")
+    jitter_length_mm: Positive = Field(36.0, description="correlation length of the jitter along the curve")
+    seed: int = Field(0, description="seed of the jitter")
+
+
+class Schedule(Section):
+    """The learning rate over the steps."""
+
+    kind: Literal["cosine", "halving"] = Field("cosine", description="cosine: one cycle; halving: at milestones")
+    warmup: Probability = Field(0.1, description="cosine: share of the steps until the peak")
+    milestones: tuple[Count, ...] = Field((), description="halving: steps after which the rate halves")
+
+
+class Training(Section):
+    """One training run."""
+
+    steps: Count = Field(description="optimisation steps")
+    batch: Count = Field(description="samples per step")
+    learning_rate: Positive = Field(description="peak learning rate of Adam")
+    schedule: Schedule = Field(default_factory=Schedule)
+    weight_decay: NotNegative = Field(0.0, description="decoupled weight decay (AdamW)")
+    checkpoint_every: Count = Field(200, description="steps between checkpoints")
+    seed: int = Field(0, description="seed of weights, samples and augmentation")
+    mixed_precision: bool = Field(True, description="bfloat16 on a GPU; the CPU always runs float32, which is faster")
+
+
+class VolumeAugmentation(Section):
+    """Augmentation of stage-1 crops."""
+
+    rotate_deg: NotNegative = 8.0
+    tilt: NotNegative = Field(0.1, description="lateral and anterior shift per mm of height (shear)")
+    scale: NotNegative = Field(0.15, description="relative change of size")
+    flip: bool = Field(True, description="mirror left and right at random")
+    intensity: NotNegative = Field(1.0, description="strength of brightness, contrast, gamma and noise; 0 is off")
+
+
+class LocalizerNetwork(Section):
+    widths: tuple[Count, ...] = Field(description="channels per level of the 3D U-Net")
+    limits: Literal["none", "max", "channel"] = Field(
+        description="where the limits come from: nowhere (P20), the maximum of the curve's map (Z22), their own channel"
+    )
+    output_stride: Count = Field(1, description="voxels per cell of the map; 1 as published")
+    skip: Literal["concatenate", "add"] = Field(
+        "concatenate", description="skip connections; add is three times cheaper"
+    )
+
+
+class LocalizerInput(Section):
+    spacing_mm: Spacing = Field(description="voxel size of the resampled scan, x, y, z")
+    edge_mm: NotNegative = Field(
+        0.0, description="air added above and below, which shows the network where a scan ends"
+    )
+    scaling: Literal["window", "unit_variance"]
+    window_hu: tuple[float, float]
+
+
+class LocalizerLoss(Section):
+    limits_weight: Positive = Field(1.0, description="weight of the limits; 1 as published")
+
+
+class LocalizerInference(Section):
+    limit_probability: Probability = Field(0.5, description="axial slices above it hold spine; their hull is kept")
+    smooth_mm: NotNegative = Field(0.0, description="scale of the smoothing spline along the curve; 0 as published")
+    extend_mm: NotNegative = Field(0.0, description="prolong the curve at both ends (20 for VerSe in Z22)")
+    flip: bool = Field(False, description="average the prediction with that of the mirrored scan")
+
+
+class Localizer(Section):
+    """Stage 1: the curve and its limits."""
+
+    input: LocalizerInput
+    network: LocalizerNetwork
+    crop_mm: Spacing = Field(description="size of a training crop, x, y, z")
+    augmentation: VolumeAugmentation = Field(default_factory=VolumeAugmentation)
+    loss: LocalizerLoss = Field(default_factory=LocalizerLoss)
+    training: Training
+    inference: LocalizerInference = Field(default_factory=LocalizerInference)
+
+
+class SliceAugmentation(Section):
+    """Augmentation of stage-2 crops."""
+
+    rotate_deg: NotNegative = 6.0
+    scale: NotNegative = Field(0.15, description="relative change of height and depth, independently")
+    elastic_mm: NotNegative = Field(1.5, description="standard deviation of a smooth random displacement")
+    elastic_length_mm: Positive = Field(16.0, description="distance of its control points")
+    shift_mm: NotNegative = Field(8.0, description="anterior-posterior shift")
+    intensity: NotNegative = Field(1.0, description="strength of brightness, contrast, gamma, blur and noise; 0 is off")
+
+
+class DetectorNetwork(Section):
+    kind: Literal["anchor_free"] = "anchor_free"
+    widths: tuple[Count, ...] = Field(description="channels per level of the 2D U-Net")
+    output_stride: Count = Field(1, description="pixels per output cell; 1 as published")
+    skip: Literal["concatenate", "add"] = Field(
+        "concatenate", description="skip connections; add is three times cheaper"
+    )
+    radius_mm: Positive = Field(5.0, description="pixels within it of a vertebra's centroid are positive")
+    offset_scale_px: Positive = Field(1.0, description="pixels that a network output of 1 means; 1 as published")
+    mean_offsets: bool = Field(False, description="predict differences from the mean vertebra of the training cases")
+
+
+class DetectorInput(Section):
+    scaling: Literal["window", "unit_variance"]
+    window_hu: tuple[float, float]
+
+
+class DetectorLoss(Section):
+    smallest_genant: Positive = Field(0.2, description="G is clamped to it in the weight 1/G")
+    objectness_weight: Positive = Field(1.0, description="weight of the objectness; 1 as published")
+    height_weight: NotNegative = Field(0.0, description="weight of the error of the heights; 0 as published")
+
+
+class DetectorInference(Section):
+    """From network output to vertebrae. Changing it reruns detection and what follows, nothing else."""
+
+    score: Probability = Field(0.7, description="objectness a vertebra needs to be measured")
+    low_score: Probability = Field(0.7, description="objectness above which it is still listed as low_score")
+    nms: Literal["butterfly", "box"] = Field("butterfly", description="overlap measure of the suppression")
+    nms_threshold: Probability = Field(0.1, description="overlap above which the lower score is suppressed")
+    average_mm: NotNegative = Field(0.0, description="average candidates whose anchors are this near the winner's")
+    partial_margin_mm: float = Field(0.0, description="keypoints nearer to the scan's edge make a vertebra partial")
+
+
+class Detector(Section):
+    """Stage 2: keypoints of every vertebra on the straightened slice."""
+
+    input: DetectorInput
+    network: DetectorNetwork
+    crop_mm: tuple[Positive, Positive] = Field(description="size of a training crop: along the spine, in depth")
+    width_mm: Positive = Field(96.0, description="width of the slice at inference")
+    extend_mm: NotNegative = Field(0.0, description="how far the slice goes on beyond the predicted limits")
+    augmentation: SliceAugmentation = Field(default_factory=SliceAugmentation)
+    loss: DetectorLoss = Field(default_factory=DetectorLoss)
+    training: Training
+    inference: DetectorInference = Field(default_factory=DetectorInference)
+
+
+class System(Section):
+    """A named method: both stages with all their settings."""
+
+    localizer: Localizer
+    detector: Detector
+
+
+class Evaluation(Section):
+    """How predictions are scored."""
+
+    match_iou: Probability = Field(0.1, description="smallest Butterfly-IoU of a match")
+    match_distance_mm: Positive = Field(20.0, description="largest distance of body centres of a match")
+
+
+class Config(Section):
+    """The whole configuration of one run of the workflow."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")] = Field(description="folder of the run in results/")
+    cohort: Cohort
+    shards: Count = Field(2, description="parts into which the work on single cases is split")
+    folds: Folds = Field(default_factory=Folds)
+    slices: Slices = Field(default_factory=Slices)
+    systems: dict[str, System] = Field(min_length=1, description="the systems to compare, by name")
+    evaluation: Evaluation = Field(default_factory=Evaluation)
+
+    @model_validator(mode="after")
+    def _enough_cases(self) -> Config:
+        if self.cohort.kind == "phantom" and self.cohort.cases is not None and self.folds.k > self.cohort.cases:
+            raise ValueError(f"folds.k is {self.folds.k}, expected at most the {self.cohort.cases} cases of the cohort")
+        return self
+
+
+S = TypeVar("S", bound=Section)
+
+
+def parse(section: type[S], value: Any, where: str) -> S:
+    """Check plain data against a section; ConfigError names the file or option and the path of the first wrong key."""
+    try:
+        return section.model_validate(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = ".".join(str(part) for part in first["loc"])
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        found = "" if first["type"] in ("missing", "value_error") else f", found {_short(first['input'])}"
+        problem = "unknown key" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"{where}: {path + ': ' if path else ''}{problem}{found}{more}") from error
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def parse_json(section: type[S], text: str, where: str) -> S:
+    """Check a section given as JSON text."""
+    try:
+        return parse(section, json.loads(text), where)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{where}: not valid JSON ({error})") from error
+
+
+def read_yaml(path: Path) -> Any:
+    """The content of a YAML file; ConfigError names the file when it is missing or not YAML."""
+    import yaml
+
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}), expected a YAML file") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
+
+
+def resolve(raw: Any, folder: Path, where: str) -> Config:
+    """Check a raw configuration whose ``systems`` may name files of ``folder/systems`` instead of spelling them out."""
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{where}: expected a mapping of keys, found {type(raw).__name__}")
+    systems = raw.get("systems")
+    if isinstance(systems, list):
+        named: dict[str, Any] = {}
+        for name in systems:
+            path = folder / "systems" / f"{name}.yaml"
+            if not path.is_file():
+                known = ", ".join(sorted(p.stem for p in (folder / "systems").glob("*.yaml")))
+                raise ConfigError(f"{where}: systems: unknown system {name!r}, expected one of {known}")
+            parse(System, read_yaml(path), str(path))
+            named[str(name)] = read_yaml(path)
+        raw = {**raw, "systems": named}
+    return parse(Config, raw, where)
+
+
+def canonical(section: BaseModel) -> str:
+    """The one textual form of a section: JSON with sorted keys, defaults written out."""
+    return json.dumps(section.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))

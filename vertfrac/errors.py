@@ -1,0 +1,41 @@
+"""Every error that vertfrac raises on purpose.
+
+The command line prints the message of a :class:`VertfracError` as one line and exits with 1; any other
+exception is a defect of vertfrac. A message names the file or the value, what was found and what was expected.
+"""
+
+
+class VertfracError(Exception):
+    """Base class of all errors that a user can cause and mend."""
+
+
+class ConfigError(VertfracError):
+    """A configuration value is unknown, missing, of the wrong type or out of range."""
+
+
+class ImageError(VertfracError):
+    """A scan cannot be read or cannot be measured (truncated, not 3D, no spacing, too thin, ...)."""
+
+
+class AnnotationError(VertfracError):
+    """An annotation file or table does not hold what its schema promises."""
+
+
+class TableError(VertfracError):
+    """A table lacks a column, has a column of another type, or cannot be read."""
+
+
+class GeometryError(VertfracError):
+    """A geometric value is impossible (singular affine, curve with fewer than two points, ...)."""
+
+
+class NoSpineError(VertfracError):
+    """The localizer saw no spine in a scan."""
+
+
+class ModelError(VertfracError):
+    """A model folder is missing, incomplete, of another version or not one of ours."""
+
+
+class CohortError(VertfracError):
+    """A cohort cannot be used as asked (no usable case, more folds than patients, ...)."""

@@ -1,0 +1,1 @@
+"""Predictions against annotations: matching, metrics, summary tables."""

@@ -1,0 +1,9 @@
+"""Reading scans: NIfTI files and DICOM folders become one value, :class:`Image`, in RAS+ millimetres.
+
+nibabel, pydicom and highdicom are imported inside the functions that read or write, not here: together they take
+more than a second, which commands that read no scan should not pay.
+"""
+
+from vertfrac.imaging.image import Image, canonical, case_name, read_image, write_nifti
+
+__all__ = ["Image", "canonical", "case_name", "read_image", "write_nifti"]

@@ -1,0 +1,140 @@
+"""One NIfTI file to an array and its affine in RAS+ mm, refusing what would have to be guessed."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from io import IOBase
+from pathlib import Path
+from typing import IO, Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vertfrac.errors import ImageError
+from vertfrac.imaging.messages import one_line
+
+_MM_PER_UNIT = {1: 1000.0, 3: 0.001}  # NIfTI-1 codes for metre and micron; mm is 2, unknown is taken as mm
+_UNIT_BITS = 0b111  # xyzt_units also holds the unit of time
+_MOST_DEFLATE_SHRINKS = 1032
+_AFFINE_TOLERANCE_MM = 0.1
+_SPACING_TOLERANCE = 0.01
+
+
+def read_nifti(path: Path) -> tuple[NDArray[Any], NDArray[np.float64], list[str]]:
+    """Read one single-file NIfTI-1 or NIfTI-2 image.
+
+    Returns the 3D values (slope and intercept applied), the (4, 4) affine from index to world RAS+ mm, and warnings.
+    Raises ImageError, with a message of one line, for a file that is damaged, not 3D, not real-valued, or without
+    a usable spacing and orientation.
+    """
+    from nibabel.filebasedimages import ImageFileError
+    from nibabel.spatialimages import HeaderDataError
+
+    expected = "expected a 3D NIfTI image"
+    try:
+        size = path.stat().st_size
+        if size == 0:
+            raise ImageError(f"{path}: empty file (0 bytes), {expected}")
+        zipped = path.name.lower().endswith(".gz")
+        with gzip.open(path) if zipped else path.open("rb") as stream:
+            return _read_stream(cast(IO[bytes], stream), path, size * (_MOST_DEFLATE_SHRINKS if zipped else 1))
+    except FileNotFoundError as error:
+        raise ImageError(f"{path}: no such file, {expected}") from error
+    except gzip.BadGzipFile as error:
+        raise ImageError(f"{path}: not gzip data or damaged ({one_line(error)}), {expected}") from error
+    except (EOFError, zlib.error) as error:
+        raise ImageError(f"{path}: truncated or damaged gzip data ({one_line(error)}), {expected}") from error
+    except (OSError, ValueError, HeaderDataError, ImageFileError) as error:
+        raise ImageError(f"{path}: cannot be read ({one_line(error)}), {expected}") from error
+
+
+def _read_stream(stream: IO[bytes], path: Path, most_bytes: int) -> tuple[NDArray[Any], NDArray[np.float64], list[str]]:
+    """``most_bytes``: what the file can hold once unzipped."""
+    import nibabel
+
+    image_type = _image_type(stream, path)
+    # unchecked first: nibabel mends some headers silently, such as negative spacing
+    header: Any = image_type.header_class.from_fileobj(stream, check=False)
+    shape, bytes_needed = _checked_layout(header, path)
+    if bytes_needed > most_bytes:
+        raise ImageError(f"{path}: truncated, at most {most_bytes} bytes, expected {bytes_needed} for shape {shape}")
+    _check_placement(header, path)
+
+    stream.seek(0)
+    holder = nibabel.FileHolder(filename=str(path), fileobj=cast(IOBase, stream))
+    image: Any = image_type.from_file_map({"image": holder}, mmap=False)
+    affine = np.array(image.affine, dtype=np.float64)
+    if not np.isfinite(affine).all():
+        raise ImageError(f"{path}: affine holds NaN or infinity, expected a finite one")
+    warnings = _placement_doubts(image.header, affine)
+    proxy = image.dataobj
+    # float32 holds what a CT needs at half the memory of nibabel's float64
+    values = proxy.get_unscaled() if (proxy.slope, proxy.inter) == (1, 0) else image.get_fdata(dtype=np.float32)
+    while stream.read(1 << 20):  # gzip checks its checksum only at the end
+        pass
+    affine[:3] *= _MM_PER_UNIT.get(int(header["xyzt_units"]) & _UNIT_BITS, 1.0)
+    return values.reshape(shape, order="A"), affine, warnings
+
+
+def _image_type(stream: IO[bytes], path: Path) -> Any:
+    import nibabel
+
+    start = stream.read(352)
+    stream.seek(0)
+    if start[344:348] == b"n+1\0":
+        return nibabel.Nifti1Image
+    if start[4:8] == b"n+2\0":
+        return nibabel.Nifti2Image
+    if start[:2] == b"\x1f\x8b":
+        raise ImageError(f"{path}: gzip data, expected an uncompressed NIfTI image (or a name that ends in .nii.gz)")
+    if start[344:348] == b"ni1\0" or start[4:8] == b"ni2\0":
+        raise ImageError(f"{path}: header of a two-file NIfTI image, expected header and voxels in one file")
+    if len(start) < 352:
+        raise ImageError(f"{path}: truncated, {len(start)} bytes, expected a NIfTI header of at least 352")
+    raise ImageError(f"{path}: no NIfTI signature, expected a 3D NIfTI image")
+
+
+def _checked_layout(header: Any, path: Path) -> tuple[tuple[int, int, int], int]:
+    """The 3D shape and the bytes that header and voxels need."""
+    dims = int(header["dim"][0])
+    if not 1 <= dims <= 7:
+        raise ImageError(f"{path}: damaged header (dim[0] is {dims}), expected a 3D image")
+    shape = tuple(int(n) for n in header["dim"][1 : dims + 1])
+    if len(shape) < 3 or min(shape[:3]) < 2 or any(n != 1 for n in shape[3:]):
+        raise ImageError(f"{path}: found {dims}D of shape {shape}, expected a 3D image with at least 2 voxels an axis")
+    try:
+        dtype = header.get_data_dtype()
+    except Exception as error:  # nibabel raises several kinds here, among them KeyError
+        raise ImageError(f"{path}: unknown data type code {int(header['datatype'])}, expected real numbers") from error
+    if dtype.kind not in "iuf":
+        name = header.get_value_label("datatype")
+        raise ImageError(f"{path}: found {name} voxels, expected one real number for each")
+    i, j, k = shape[:3]
+    return (i, j, k), int(header["vox_offset"]) + i * j * k * dtype.itemsize
+
+
+def _check_placement(header: Any, path: Path) -> None:
+    """Refuse a header that does not say how large a voxel is and where it lies."""
+    spacing = header["pixdim"][1:4].astype(float)
+    if not (np.isfinite(spacing).all() and (spacing > 0).all()):
+        raise ImageError(f"{path}: voxel spacing {_listed(spacing)}, expected three finite positive numbers")
+    if int(header["sform_code"]) <= 0 and int(header["qform_code"]) <= 0:
+        raise ImageError(f"{path}: no orientation (sform and qform codes are 0), expected at least one to be set")
+
+
+def _placement_doubts(header: Any, affine: NDArray[np.float64]) -> list[str]:
+    warnings = []
+    spacing, columns = header["pixdim"][1:4].astype(float), np.linalg.norm(affine[:3, :3], axis=0)
+    if not np.allclose(spacing, columns, rtol=_SPACING_TOLERANCE):
+        warnings.append(f"pixdim says spacing {_listed(spacing)}, the affine says {_listed(columns)}; affine used")
+    if int(header["sform_code"]) > 0 and int(header["qform_code"]) > 0:
+        corner = np.array([*header["dim"][1:4], 1.0])
+        qform = header.get_qform()
+        if max(np.abs((affine - qform)[:, 3]).max(), np.abs((affine - qform) @ corner).max()) > _AFFINE_TOLERANCE_MM:
+            warnings.append("sform and qform place the scan differently; sform used")
+    return warnings
+
+
+def _listed(numbers: NDArray[np.float64]) -> str:
+    return " x ".join(f"{number:g}" for number in numbers)

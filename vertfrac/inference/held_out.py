@@ -1,0 +1,136 @@
+"""Inference for the held-out cases of a fold, a file per step: a changed setting repeats only what it touches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from vertfrac import tables
+from vertfrac.arrays import iterate_arrays, write_arrays
+from vertfrac.cohorts.cache import straight_image
+from vertfrac.config import Detector, DetectorInference, Localizer
+from vertfrac.errors import VertfracError
+from vertfrac.geometry.curve import Curve
+from vertfrac.geometry.grid import Grid
+from vertfrac.geometry.straighten import StraightSlice
+from vertfrac.imaging import read_image
+from vertfrac.inference.detect import detect, measure
+from vertfrac.inference.localize import localize
+from vertfrac.inference.weights import load_detector, load_localizer
+
+
+def predict_curves(
+    volumes: Sequence[Path],
+    cases: set[str],
+    weights: Path,
+    settings: Localizer,
+    *,
+    curves: Path,
+    statuses: Path,
+    device: torch.device,
+) -> None:
+    """Predict the curve of every given case from its cached volume; tables CURVES and CASE_STATUS."""
+    network = load_localizer(weights, settings.network, device)
+    points: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
+    for case, volume, entry in iterate_arrays(volumes):
+        if case not in cases:
+            continue
+        z, y, x = volume.shape
+        try:
+            spine = localize(
+                [network],
+                volume,
+                Grid((x, y, z), np.asarray(entry["affine"])),
+                edge_mm=settings.input.edge_mm,
+                scaling=settings.input.scaling,
+                window_hu=settings.input.window_hu,
+                limit_probability=settings.inference.limit_probability,
+                smooth_mm=settings.inference.smooth_mm,
+                extend_mm=settings.inference.extend_mm,
+                flip=settings.inference.flip,
+                device=device,
+            )
+        except VertfracError as error:
+            rows.append({"case": case, "status": "no_spine", "reason": str(error)})
+            continue
+        rows.append({"case": case, "status": "ok", "reason": ""})
+        points += curve_rows(case, spine.curve, spine.probability)
+    tables.write_table(curves, tables.CURVES, points)
+    tables.write_table(statuses, tables.CASE_STATUS, rows)
+
+
+def curve_rows(case: str, curve: Curve, probability: np.ndarray) -> list[dict[str, Any]]:
+    """A predicted curve as rows of the table CURVES."""
+    return [
+        {"case": case, "point": i, "x": x, "y": y, "z": z, "probability": p}
+        for i, ((x, y, z), p) in enumerate(zip(curve.points_world.tolist(), probability.tolist(), strict=True))
+    ]
+
+
+def cut_slices(cases: Path, curves: Path, out: Path, *, spacing_mm: float, width_mm: float, extend_mm: float) -> int:
+    """Cut the straightened slice of every case that has a predicted curve; returns their number.
+
+    Each slice carries what maps it back: its curve, its geometry and the grid of its scan.
+    """
+    table = tables.read_table(cases, tables.CASES).set_index("case")
+    arrays, entries = {}, {}
+    for case, points in tables.read_table(curves, tables.CURVES).groupby("case"):
+        name = str(case)
+        image = read_image(cases.parent / str(table.loc[name, "image"]))
+        curve = Curve(points.sort_values("point")[["x", "y", "z"]].to_numpy())
+        geometry = StraightSlice.along(curve, width_mm=width_mm, spacing_mm=spacing_mm, extend_mm=extend_mm)
+        arrays[name] = straight_image(image, geometry)
+        entries[name] = {
+            "curve": curve.points_world.tolist(),
+            "start_mm": geometry.start_mm,
+            "spacing_mm": spacing_mm,
+            "shape": list(image.grid.shape),
+            "affine": image.grid.world_from_index.tolist(),
+        }
+    write_arrays(out, arrays, {"kind": "held-out slices", "spacing_mm": spacing_mm, "cases": entries})
+    return len(arrays)
+
+
+def detect_vertebrae(
+    slices: Path,
+    weights: Path,
+    settings: Detector,
+    options: DetectorInference,
+    *,
+    spacing_mm: float,
+    run: dict[str, Any],
+    out: Path,
+    device: torch.device,
+) -> pd.DataFrame:
+    """Detect and measure the vertebrae on every slice of a file; table VERTEBRAE.
+
+    run : the values of system, repeat and fold.
+    """
+    network = load_detector(weights, settings.network, spacing_mm, device)
+    rows: list[dict[str, Any]] = []
+    for case, image, entry in iterate_arrays([slices]):
+        geometry = StraightSlice(
+            Curve(entry["curve"]), image.shape[0], image.shape[1], spacing_mm, float(entry["start_mm"])
+        )
+        detections = detect(
+            [network],
+            image,
+            spacing_mm=spacing_mm,
+            scaling=settings.input.scaling,
+            window_hu=settings.input.window_hu,
+            threshold=min(options.score, options.low_score),
+            nms=options.nms,
+            nms_threshold=options.nms_threshold,
+            average_mm=options.average_mm,
+            device=device,
+        )
+        scan = Grid(tuple(entry["shape"]), np.asarray(entry["affine"]))
+        measured = measure(detections, geometry, scan, score=options.score, partial_margin_mm=options.partial_margin_mm)
+        rows += [{**run, "case": case, **row} for row in measured]
+    return tables.write_table(out, tables.VERTEBRAE, rows)

@@ -1,0 +1,74 @@
+"""Non-maximum suppression of six-keypoint detections, with the winners' neighbours averaged on request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+from vertfrac.geometry.polygon import box_iou, butterflies, iou_pairs
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Detection:
+    """One vertebra on a slice: score, keypoints (6, 2) as (row, column) in pixels, and their standard deviation over
+    the candidates that were averaged, in pixels (0 for a single one)."""
+
+    score: float
+    keypoints: Floats
+    spread: float
+
+
+def suppress(
+    scores: NDArray[np.floating],
+    keypoints: NDArray[np.floating],
+    anchors: NDArray[np.floating],
+    *,
+    overlap: Literal["butterfly", "box"],
+    threshold: float,
+    average_px: float,
+) -> list[Detection]:
+    """Greedy suppression: the best remaining candidate wins and removes all that overlap it by more than ``threshold``.
+
+    scores : (n,), descending. keypoints : (n, 6, 2). anchors : (n, 2), the cells that voted. With average_px > 0, a
+    winner's keypoints become the score-weighted mean over the candidates it removed whose anchors are that near to its
+    own.
+    Returns the winners in order of score.
+    """
+    points = np.asarray(keypoints, dtype=np.float64)
+    polygons = butterflies(points) if overlap == "butterfly" and len(points) else None
+    tree = shapely.STRtree(polygons) if polygons is not None else None
+    alive = np.ones(len(points), dtype=bool)
+    winners: list[Detection] = []
+    for i in range(len(points)):
+        if not alive[i]:
+            continue
+        if tree is not None and polygons is not None:
+            near = tree.query(polygons[i])
+            near = near[alive[near]]
+            iou = iou_pairs(polygons[i], polygons[near])
+        else:
+            near = np.flatnonzero(alive)
+            iou = box_iou(points[i : i + 1], points[near])[0]
+        removed = near[(iou > threshold) | (near == i)]
+        alive[removed] = False
+        alive[i] = False
+        winners.append(_averaged(i, removed, scores, points, np.asarray(anchors, dtype=np.float64), average_px))
+    return winners
+
+
+def _averaged(
+    winner: int, removed: NDArray[np.intp], scores: NDArray[np.floating], points: Floats, anchors: Floats, radius: float
+) -> Detection:
+    near = removed[np.linalg.norm(anchors[removed] - anchors[winner], axis=1) <= radius]
+    if len(near) < 2:
+        return Detection(float(scores[winner]), points[winner], 0.0)
+    weights = np.asarray(scores, dtype=np.float64)[near] / float(scores[near].sum())
+    mean = np.tensordot(weights, points[near], axes=1)
+    variance = np.tensordot(weights, ((points[near] - mean) ** 2).sum(axis=-1), axes=1)
+    return Detection(float(scores[winner]), mean, float(np.sqrt(variance.mean())))

@@ -1,0 +1,116 @@
+"""The whole chain for one scan: image -> curve -> straightened slice -> vertebrae."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from vertfrac.cohorts.cache import cached_volume, straight_image
+from vertfrac.errors import ImageError
+from vertfrac.geometry.straighten import StraightSlice
+from vertfrac.imaging import Image
+from vertfrac.inference.detect import detect, measure, vertebrae_frame
+from vertfrac.inference.localize import SpineCurve, localize
+from vertfrac.inference.weights import Model
+
+SMALLEST_EXTENT_MM = 30.0
+"""A scan needs to cover about one lumbar vertebra and its discs along every axis."""
+
+
+@dataclass(frozen=True, eq=False)
+class ScanResult:
+    """What a model says about one scan: the curve, the slice along it, the table of vertebrae, seconds per stage."""
+
+    spine: SpineCurve
+    geometry: StraightSlice
+    slice_hu: NDArray[np.int16]
+    vertebrae: pd.DataFrame
+    warnings: tuple[str, ...]
+    seconds: dict[str, float]
+
+
+def analyse(image: Image, model: Model) -> ScanResult:
+    """Measure every vertebra of a canonical image.
+
+    Raises ImageError for a scan thinner than one vertebra and NoSpineError where no spine is seen.
+    """
+    extent = image.grid.extent_mm
+    if extent.min() < SMALLEST_EXTENT_MM:
+        raise ImageError(
+            f"scan covers {' x '.join(f'{mm:.0f}' for mm in extent)} mm, "
+            f"expected at least {SMALLEST_EXTENT_MM:.0f} mm along each axis"
+        )
+    clock = _Clock()
+    stage1, stage2 = model.system.localizer, model.system.detector
+    volume, grid = cached_volume(image, stage1.input.spacing_mm)
+    clock.lap("resample")
+    spine = localize(
+        model.localizers,
+        volume,
+        grid,
+        edge_mm=stage1.input.edge_mm,
+        scaling=stage1.input.scaling,
+        window_hu=stage1.input.window_hu,
+        limit_probability=stage1.inference.limit_probability,
+        smooth_mm=stage1.inference.smooth_mm,
+        extend_mm=stage1.inference.extend_mm,
+        flip=stage1.inference.flip,
+        device=model.device,
+    )
+    clock.lap("localize")
+    geometry = StraightSlice.along(
+        spine.curve, width_mm=stage2.width_mm, spacing_mm=model.slice_spacing_mm, extend_mm=stage2.extend_mm
+    )
+    slice_hu = straight_image(image, geometry)
+    clock.lap("straighten")
+    options = stage2.inference
+    detections = detect(
+        model.detectors,
+        slice_hu,
+        spacing_mm=model.slice_spacing_mm,
+        scaling=stage2.input.scaling,
+        window_hu=stage2.input.window_hu,
+        threshold=min(options.score, options.low_score),
+        nms=options.nms,
+        nms_threshold=options.nms_threshold,
+        average_mm=options.average_mm,
+        device=model.device,
+    )
+    clock.lap("detect")
+    rows = measure(detections, geometry, image.grid, score=options.score, partial_margin_mm=options.partial_margin_mm)
+    vertebrae = vertebrae_frame(rows)
+    clock.lap("measure")
+    return ScanResult(spine, geometry, slice_hu, vertebrae, _warnings(image, vertebrae), clock.seconds)
+
+
+def _warnings(image: Image, vertebrae: pd.DataFrame) -> tuple[str, ...]:
+    found = list(image.warnings)
+    spacing = float(image.grid.spacing_mm[2])
+    if spacing > 3.0:
+        found.append(f"slices are {spacing:.1f} mm apart: heights are uncertain, expected at most 3 mm")
+    for status, words in (
+        ("partial", "reach the edge of the scan and are not graded"),
+        ("low_score", "were seen with too little certainty and are not graded"),
+        ("not_measured", "were found but could not be measured"),
+    ):
+        count = int((vertebrae["status"] == status).sum())
+        if count:
+            found.append(f"{count} vertebrae {words}")
+    if not (vertebrae["status"] == "ok").any():
+        found.append("a spine was found, but no vertebra could be measured")
+    return tuple(found)
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.seconds[name] = round(now - self._last, 4)
+        self._last = now

@@ -1,0 +1,182 @@
+"""Trained networks as files, and a trained system as one folder that ``vertfrac predict`` takes by path.
+
+Weights are safetensors: nothing is ever unpickled. A model folder holds ``model.json`` (the card: format, system with
+all settings, training cohort's fingerprint, scores, files with their SHA-256) and one localizer and one detector per
+fold, whose predictions are averaged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from vertfrac import __version__
+from vertfrac.config import DetectorNetwork, LocalizerNetwork, System, parse
+from vertfrac.errors import ConfigError, ModelError, TableError
+from vertfrac.files import read_json, replacing, replacing_folder, write_json
+from vertfrac.models.anchor_free import AnchorFree
+from vertfrac.models.device import on_device
+from vertfrac.models.localizer import Localizer
+
+FORMAT = 1
+
+
+def save_weights(path: Path, network: nn.Module, *, kind: str, settings: Mapping[str, Any]) -> None:
+    """Write a network's weights and the settings that rebuild it, atomically."""
+    from safetensors.torch import save_file
+
+    with replacing(path) as temporary:
+        save_file(
+            {name: tensor.contiguous() for name, tensor in network.state_dict().items()},
+            str(temporary),
+            metadata={"kind": kind, "format": str(FORMAT), "settings": json.dumps(dict(settings), sort_keys=True)},
+        )
+
+
+def _load_weights(path: Path, network: nn.Module, kind: str) -> None:
+    from safetensors import SafetensorError, safe_open
+    from safetensors.torch import load_file
+
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            found = (file.metadata() or {}).get("kind")
+        if found != kind:
+            raise ModelError(f"{path}: holds weights of kind {found}, expected {kind}")
+        network.load_state_dict(load_file(str(path)))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise ModelError(f"{path}: weights do not fit ({' '.join(str(error).split())[:200]})") from error
+
+
+def build_localizer(settings: LocalizerNetwork) -> Localizer:
+    """An untrained localizer."""
+    return Localizer(
+        widths=settings.widths, limits=settings.limits, output_stride=settings.output_stride, skip=settings.skip
+    )
+
+
+def build_detector(settings: DetectorNetwork, spacing_mm: float) -> AnchorFree:
+    """An untrained detector."""
+    return AnchorFree(
+        widths=settings.widths,
+        output_stride=settings.output_stride,
+        radius_px=settings.radius_mm / spacing_mm,
+        offset_scale_px=settings.offset_scale_px,
+        skip=settings.skip,
+    )
+
+
+def load_localizer(path: Path, settings: LocalizerNetwork, device: torch.device) -> Localizer:
+    """A trained localizer in evaluation mode; ModelError names the file if it does not fit the settings."""
+    network = build_localizer(settings)
+    _load_weights(path, network, "localizer")
+    return on_device(network, device, torch.channels_last_3d).eval()
+
+
+def load_detector(path: Path, settings: DetectorNetwork, spacing_mm: float, device: torch.device) -> AnchorFree:
+    """A trained detector in evaluation mode; ModelError names the file if it does not fit the settings."""
+    network = build_detector(settings, spacing_mm)
+    _load_weights(path, network, "detector")
+    return on_device(network, device, torch.channels_last).eval()
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A trained system, ready to measure scans."""
+
+    name: str
+    system: System
+    slice_spacing_mm: float
+    localizers: tuple[Localizer, ...]
+    detectors: tuple[AnchorFree, ...]
+    device: torch.device
+    card: dict[str, Any]
+
+
+def export_model(
+    out: Path,
+    *,
+    name: str,
+    system: System,
+    slice_spacing_mm: float,
+    localizers: Sequence[Path],
+    detectors: Sequence[Path],
+    cohort: Mapping[str, Any],
+    scores: Sequence[Mapping[str, Any]],
+) -> None:
+    """Gather trained weights and the card into a model folder, atomically."""
+    with replacing_folder(out, marker="model.json") as folder:
+        files: dict[str, list[dict[str, str]]] = {}
+        for kind, paths in (("localizers", localizers), ("detectors", detectors)):
+            files[kind] = []
+            for number, path in enumerate(paths):
+                target = folder / f"{kind[:-1]}-{number}.safetensors"
+                shutil.copyfile(path, target)
+                files[kind].append({"file": target.name, "sha256": _sha256(target)})
+        card = {
+            "format": FORMAT,
+            "vertfrac": __version__,
+            "name": name,
+            "intended_use": "Research on vertebral compression fractures in CT. Not a medical device.",
+            "system": system.model_dump(mode="json"),
+            "slice_spacing_mm": slice_spacing_mm,
+            "cohort": dict(cohort),
+            "scores": list(scores),
+            **files,
+        }
+        write_json(folder / "model.json", card)
+
+
+def load_model(folder: Path, device: torch.device) -> Model:
+    """Read a model folder; ModelError says what is missing, changed or of another version."""
+    card_path = folder / "model.json"
+    if not card_path.is_file():
+        raise ModelError(f"{folder}: not a model folder, expected a model.json in it")
+    try:
+        card = read_json(card_path)
+    except TableError as error:
+        raise ModelError(str(error)) from error
+    if not isinstance(card, dict) or card.get("format") != FORMAT:
+        found = card.get("format") if isinstance(card, dict) else type(card).__name__
+        raise ModelError(f"{card_path}: model format {found}, expected {FORMAT}")
+    try:
+        system = parse(System, card["system"], str(card_path))
+        spacing = float(card["slice_spacing_mm"])
+        listed = {
+            kind: [(folder / Path(entry["file"]).name, entry["sha256"]) for entry in card[kind]]
+            for kind in ("localizers", "detectors")
+        }
+        name = str(card["name"])
+    except ConfigError as error:
+        raise ModelError(str(error)) from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{card_path}: entry missing or of the wrong type ({error})") from error
+    for kind, entries in listed.items():
+        if not entries:
+            raise ModelError(f"{card_path}: lists no {kind}, expected at least one")
+        for path, digest in entries:
+            if not path.is_file():
+                raise ModelError(f"{path}: missing, expected the weights that model.json lists")
+            if _sha256(path) != digest:
+                raise ModelError(f"{path}: differs from what model.json promises (SHA-256), expected it unchanged")
+    return Model(
+        name,
+        system,
+        spacing,
+        tuple(load_localizer(path, system.localizer.network, device) for path, _ in listed["localizers"]),
+        tuple(load_detector(path, system.detector.network, spacing, device) for path, _ in listed["detectors"]),
+        device,
+        card,
+    )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

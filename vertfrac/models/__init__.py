@@ -1,0 +1,1 @@
+"""The networks, their target encodings and their losses: torch only."""

@@ -1,0 +1,26 @@
+"""Hounsfield units -> what a network sees."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Scaling = Literal["window", "unit_variance"]
+
+
+def scale_intensity(hu: Tensor, *, scaling: Scaling, window_hu: tuple[float, float]) -> Tensor:
+    """Clip to a window of Hounsfield units, then scale.
+
+    hu : (batch, ...), any type. "window" maps the window to [0, 1] (Zakharov et al. 2022, stage 1); "unit_variance"
+    gives each image of the batch zero mean and unit variance (both papers, stage 2). Returns float32 of the same shape.
+    """
+    low, high = window_hu
+    values = hu.to(torch.float32).clamp(low, high)
+    if scaling == "window":
+        return (values - low) / (high - low)
+    axes = tuple(range(1, values.ndim))
+    mean = values.mean(dim=axes, keepdim=True)
+    deviation = values.std(dim=axes, keepdim=True, correction=0)
+    return (values - mean) / deviation.clamp_min(1e-3)

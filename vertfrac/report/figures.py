@@ -1,0 +1,53 @@
+"""The pictures that vertfrac writes, each as one PNG: a measured scan, agreement of G, distribution of errors.
+
+Drawing (``scan_figure``, ``evaluation_figures``) is apart from writing, so that nothing is written if drawing fails.
+matplotlib is used through its objects only: no window, no state shared between figures.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from vertfrac.geometry.straighten import StraightSlice
+from vertfrac.imaging import Image
+from vertfrac.report.evaluation_figures import draw_error_distribution, draw_genant_agreement
+from vertfrac.report.scan_figure import draw_overlay
+from vertfrac.report.style import GRADE_COLOURS, save
+
+__all__ = ["GRADE_COLOURS", "error_distribution", "genant_agreement", "overlay"]
+
+
+def overlay(
+    path: Path | str,
+    *,
+    image: Image,
+    geometry: StraightSlice,
+    slice_hu: NDArray[np.int16],
+    vertebrae: pd.DataFrame,
+    title: str,
+) -> None:
+    """One scan with its measured vertebrae: the straightened slice and the sagittal view, heights drawn on both.
+
+    image : canonical scan. slice_hu : (rows, columns) HU on ``geometry``. vertebrae : its VERTEBRAE rows, maybe none.
+    """
+    save(path, draw_overlay(image=image, geometry=geometry, slice_hu=slice_hu, vertebrae=vertebrae, title=title))
+
+
+def genant_agreement(path: Path | str, matches: pd.DataFrame) -> None:
+    """Predicted against annotated G, and their difference against their mean (Bland-Altman), one colour per system.
+
+    matches : rows of MATCHES; only matched vertebrae are drawn.
+    """
+    save(path, draw_genant_agreement(matches))
+
+
+def error_distribution(path: Path | str, matches: pd.DataFrame, curve_errors: pd.DataFrame) -> None:
+    """Histograms of keypoint, centre and curve error with their medians, one colour per system.
+
+    matches : rows of MATCHES. curve_errors : rows of CURVE_ERRORS.
+    """
+    save(path, draw_error_distribution(matches, curve_errors))

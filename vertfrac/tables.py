@@ -1,0 +1,335 @@
+"""The schema of every table, and reading and writing tables by it.
+
+A table is long: one row per fact. Its columns, types, units and meanings are stated here once; the Parquet file
+carries the meanings, and ``docs/tables.md`` is printed from here (``vertfrac tables``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vertfrac.errors import TableError
+from vertfrac.files import replacing
+from vertfrac.geometry.keypoints import KEYPOINT_COLUMNS
+
+STRING, INT, FLOAT, BOOL = pa.string(), pa.int64(), pa.float64(), pa.bool_()
+
+
+@dataclass(frozen=True)
+class Column:
+    """Name, type, unit ("" for none) and meaning of one column."""
+
+    name: str
+    type: pa.DataType
+    unit: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Schema:
+    """A named table: its columns in order. ``required`` are those that a file given by a user must hold."""
+
+    name: str
+    columns: tuple[Column, ...]
+    required: tuple[str, ...] = ()
+
+    def arrow(self) -> pa.Schema:
+        """The schema in Arrow form, the meaning of each column as its metadata."""
+        return pa.schema(
+            [pa.field(c.name, c.type, metadata={"unit": c.unit, "meaning": c.meaning}) for c in self.columns],
+            metadata={"vertfrac_table": self.name},
+        )
+
+    def as_markdown(self) -> str:
+        """The columns as a Markdown table under a heading."""
+        lines = [f"## {self.name}", "", "| column | type | unit | meaning |", "|---|---|---|---|"]
+        return "\n".join([*lines, *(f"| {c.name} | {c.type} | {c.unit} | {c.meaning} |" for c in self.columns), ""])
+
+    def frame(self, rows: Iterable[dict[str, Any]] | pd.DataFrame) -> pd.DataFrame:
+        """Rows as a data frame with exactly the columns of the schema; absent values are missing."""
+        data = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
+        unknown = set(data.columns) - {c.name for c in self.columns}
+        if unknown:
+            raise TableError(f"table {self.name}: unknown columns {sorted(unknown)}")
+        return _typed(self, data)
+
+
+_PANDAS: dict[pa.DataType, Any] = {STRING: "string", INT: "Int64", FLOAT: "float64", BOOL: "boolean"}
+
+
+def _typed(schema: Schema, data: pd.DataFrame) -> pd.DataFrame:
+    columns = {}
+    for column in schema.columns:
+        values = data[column.name] if column.name in data.columns else pd.Series([None] * len(data), index=data.index)
+        try:
+            columns[column.name] = values.astype(_PANDAS[column.type])
+        except (TypeError, ValueError) as error:
+            raise TableError(
+                f"column {column.name}: expected {column.type}, found {values.dtype} ({error})".split("\n")[0]
+            ) from error
+    return pd.DataFrame(columns, index=data.index).reset_index(drop=True)
+
+
+def write_table(path: Path | str, schema: Schema, rows: Iterable[dict[str, Any]] | pd.DataFrame) -> pd.DataFrame:
+    """Write rows as Parquet by the schema, atomically; returns what was written."""
+    data = schema.frame(rows)
+    table = pa.Table.from_pandas(data, schema=schema.arrow(), preserve_index=False)
+    with replacing(path) as temporary:
+        pq.write_table(table, temporary)
+    return data
+
+
+def write_csv(path: Path | str, data: pd.DataFrame) -> None:
+    """Write a data frame as CSV with four decimals, atomically."""
+    with replacing(path) as temporary:
+        data.to_csv(temporary, index=False, float_format="%.4f")
+
+
+def read_table(path: Path | str, schema: Schema) -> pd.DataFrame:
+    """Read a Parquet or CSV table and check it against the schema.
+
+    Raises TableError naming the file if it cannot be read, lacks a column or holds a value of another type.
+    """
+    path = Path(path)
+    try:
+        data = pd.read_csv(path, **_csv_options(schema)) if path.suffix == ".csv" else pd.read_parquet(path)
+    except FileNotFoundError as error:
+        raise TableError(f"{path}: no such file, expected the table of {schema.name}") from error
+    except Exception as error:
+        raise TableError(f"{path}: cannot be read as a table of {schema.name} ({_first_line(error)})") from error
+    required = schema.required or tuple(c.name for c in schema.columns)
+    absent = [name for name in required if name not in data.columns]
+    if absent:
+        raise TableError(f"{path}: column {absent[0]} is missing, expected the columns {', '.join(required)}")
+    try:
+        return _typed(schema, data)
+    except TableError as error:
+        raise TableError(f"{path}: {error}") from error
+
+
+def read_tables(paths: Sequence[Path | str], schema: Schema) -> pd.DataFrame:
+    """Read tables of one schema and stack them."""
+    return pd.concat([read_table(path, schema) for path in paths], ignore_index=True)
+
+
+def keypoints_of(data: pd.DataFrame) -> np.ndarray:
+    """The keypoints of the rows of a table, (n, 6, 3), world RAS mm."""
+    return data[list(KEYPOINT_COLUMNS)].to_numpy(dtype=np.float64).reshape(-1, 6, 3)
+
+
+def keypoint_values(keypoints: np.ndarray) -> dict[str, float]:
+    """The 18 keypoint columns of one vertebra; keypoints (6, 3), world RAS mm."""
+    return dict(zip(KEYPOINT_COLUMNS, np.asarray(keypoints, dtype=np.float64).reshape(-1).tolist(), strict=True))
+
+
+def _csv_options(schema: Schema) -> dict[str, Any]:
+    """Text columns stay text, so that a case may be called 007 or NA; only an empty cell is missing there."""
+    text = {c.name for c in schema.columns if c.type == STRING}
+    missing = {c.name: [""] if c.name in text else ["", "nan", "NaN", "NA"] for c in schema.columns}
+    return {"dtype": dict.fromkeys(text, "string"), "na_values": missing, "keep_default_na": False}
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+_CASE = Column("case", STRING, "", "name of the scan, unique in its cohort")
+_RUN = (
+    Column("system", STRING, "", "name of the system, as in config/systems"),
+    Column("repeat", INT, "", "repeat of the cross-validation, from 0"),
+    Column("fold", INT, "", "fold within the repeat, from 0"),
+)
+_STATUS = (
+    Column("status", STRING, "", "ok, or the kind of failure"),
+    Column("reason", STRING, "", "one line that says what was found and what was expected; empty if ok"),
+)
+_KEYPOINTS = tuple(
+    Column(name, FLOAT, "mm", f"world RAS coordinate of the {name[:-2].replace('_', ' ')} keypoint")
+    for name in KEYPOINT_COLUMNS
+)
+
+CASES = Schema(
+    "cases",
+    (
+        _CASE,
+        Column("patient", STRING, "", "the patient; scans of one patient never straddle folds"),
+        Column("image", STRING, "", "the canonical image (RAS order, HU), relative to the table's folder"),
+        Column("source", STRING, "", "the file or folder it was read from"),
+        *_STATUS,
+        Column("warnings", STRING, "", "what was unusual but usable, separated by '; '"),
+        Column("slices", INT, "", "voxels along the superior axis"),
+        Column("spacing_x", FLOAT, "mm", "voxel spacing along the axis nearest to right-left"),
+        Column("spacing_y", FLOAT, "mm", "voxel spacing along the axis nearest to anterior-posterior"),
+        Column("spacing_z", FLOAT, "mm", "voxel spacing along the axis nearest to superior-inferior"),
+        Column("vertebrae", INT, "", "annotated vertebrae (largest number of one expert)"),
+        Column("experts", INT, "", "experts that annotated the scan"),
+        Column("smallest_genant", FLOAT, "", "smallest Genant index over vertebrae and experts"),
+    ),
+)
+
+SCANS = Schema(
+    "scans",
+    (
+        _CASE,
+        Column("image", STRING, "", "NIfTI file or DICOM folder, relative to the table's folder"),
+        Column("patient", STRING, "", "the patient; default: the case"),
+    ),
+    required=("case", "image"),
+)
+
+ANNOTATIONS = Schema(
+    "annotations",
+    (
+        _CASE,
+        Column("expert", STRING, "", "who annotated"),
+        Column("vertebra", INT, "", "running number from the superior end, from 1"),
+        Column("level", STRING, "", "anatomical level (C3 ... T1 ... L5), empty if unknown"),
+        *_KEYPOINTS,
+    ),
+    required=("case", "vertebra", *KEYPOINT_COLUMNS),
+)
+
+FOLDS = Schema(
+    "folds",
+    (
+        Column("repeat", INT, "", "repeat of the cross-validation, from 0"),
+        Column("fold", INT, "", "fold in which the case is held out, from 0"),
+        _CASE,
+        Column("patient", STRING, "", "the patient"),
+        Column("grade", INT, "", "worst Genant grade of the patient (stratification)"),
+    ),
+)
+
+CURVES = Schema(
+    "curves",
+    (
+        _CASE,
+        Column("point", INT, "", "running number along the curve from the superior end, from 0"),
+        Column("x", FLOAT, "mm", "world RAS"),
+        Column("y", FLOAT, "mm", "world RAS"),
+        Column("z", FLOAT, "mm", "world RAS"),
+        Column("probability", FLOAT, "", "probability that the axial plane at this point holds annotatable spine"),
+    ),
+)
+
+CASE_STATUS = Schema("case_status", (_CASE, *_STATUS))
+
+VERTEBRAE = Schema(
+    "vertebrae",
+    (
+        *_RUN,
+        _CASE,
+        Column("vertebra", INT, "", "running number from the superior end, from 1"),
+        Column("level", STRING, "", "anatomical level (C3 ... T1 ... L5), empty while unknown"),
+        Column(
+            "status",
+            STRING,
+            "",
+            "ok; partial: reaches the edge of the scan; low_score: seen with too little certainty; "
+            "not_measured: found, but its keypoints make no vertebra",
+        ),
+        Column("score", FLOAT, "", "objectness of the detection, 0 to 1"),
+        Column("genant", FLOAT, "", "Genant index G = min(height) / max(height)"),
+        Column("grade", INT, "", "Genant grade 0 to 3 by G; missing unless the status is ok"),
+        Column("height_anterior_mm", FLOAT, "mm", "anterior height, measured in 3D"),
+        Column("height_middle_mm", FLOAT, "mm", "middle height, measured in 3D"),
+        Column("height_posterior_mm", FLOAT, "mm", "posterior height, measured in 3D"),
+        Column("center_x", FLOAT, "mm", "body centre (midpoint of the middle height), world RAS"),
+        Column("center_y", FLOAT, "mm", "body centre, world RAS"),
+        Column("center_z", FLOAT, "mm", "body centre, world RAS"),
+        Column("spread_mm", FLOAT, "mm", "disagreement of the keypoints among the candidates and models averaged"),
+        *_KEYPOINTS,
+    ),
+)
+
+MATCHES = Schema(
+    "matches",
+    (
+        *_RUN,
+        _CASE,
+        Column("expert", STRING, "", "whose annotation is the target"),
+        Column("target", INT, "", "vertebra number of the annotation; missing for a false positive"),
+        Column("vertebra", INT, "", "vertebra number of the prediction; missing for a false negative"),
+        Column("iou", FLOAT, "", "Butterfly-IoU in the plane of the annotated vertebra"),
+        Column("center_error_mm", FLOAT, "mm", "distance of the body centres in 3D"),
+        Column("keypoint_error_mm", FLOAT, "mm", "mean distance of the six keypoints in 3D"),
+        Column("score", FLOAT, "", "score of the prediction"),
+        Column("genant_target", FLOAT, "", "G of the annotation"),
+        Column("genant", FLOAT, "", "G of the prediction"),
+    ),
+)
+
+CURVE_ERRORS = Schema(
+    "curve_errors",
+    (
+        *_RUN,
+        _CASE,
+        *_STATUS,
+        Column("expert", STRING, "", "whose annotation is the target"),
+        Column("curve_error_mm", FLOAT, "mm", "mean in-plane distance to the annotated curve inside its limits"),
+        Column("limits_error_mm", FLOAT, "mm", "mean absolute error of the superior and the inferior limit"),
+    ),
+)
+
+METRICS = Schema(
+    "metrics",
+    (
+        *_RUN,
+        Column("metric", STRING, "", "what is measured"),
+        Column("level", STRING, "", "what is counted: vertebra, patient or scan"),
+        Column("subset", STRING, "", "all, or the condition on the annotated G"),
+        Column("value", FLOAT, "", "the value; missing where undefined"),
+        Column("std", FLOAT, "", "standard deviation over the counted units, for means of errors"),
+        Column("n", INT, "", "number of counted units"),
+        Column("unit", STRING, "", "unit of the value"),
+        Column("note", STRING, "", "why a value is missing"),
+    ),
+)
+
+SUMMARY = Schema(
+    "summary",
+    (
+        Column("system", STRING, "", "name of the system"),
+        Column("metric", STRING, "", "what is measured"),
+        Column("level", STRING, "", "what is counted: vertebra, patient or scan"),
+        Column("subset", STRING, "", "all, or the condition on the annotated G"),
+        Column("value", FLOAT, "", "mean over repeats of the value over all held-out cases"),
+        Column("std_repeats", FLOAT, "", "standard deviation over repeats; missing for a single repeat"),
+        Column("n", INT, "", "counted units, over all folds of one repeat"),
+        Column("unit", STRING, "", "unit of the value"),
+        Column("note", STRING, "", "why a value is missing"),
+    ),
+)
+
+SCAN_RESULTS = Schema(
+    "scan_results",
+    (
+        _CASE,
+        Column("source", STRING, "", "the file or folder that was read"),
+        *_STATUS,
+        Column("vertebrae", INT, "", "vertebrae with status ok"),
+        Column("worst_grade", INT, "", "largest Genant grade over the vertebrae with status ok"),
+        Column("smallest_genant", FLOAT, "", "smallest G over the vertebrae with status ok"),
+        Column("seconds", FLOAT, "s", "wall time"),
+    ),
+)
+
+ALL = (
+    SCANS, CASES, ANNOTATIONS, FOLDS, CURVES, CASE_STATUS, VERTEBRAE, MATCHES, CURVE_ERRORS, METRICS, SUMMARY,
+    SCAN_RESULTS,
+)  # fmt: skip
+
+
+def fingerprint(data: pd.DataFrame) -> str:
+    """SHA-256 over the rows of a table, whatever their order; tells one cohort from another."""
+    rows = np.sort(pd.util.hash_pandas_object(data.astype("string"), index=False).to_numpy())
+    return hashlib.sha256(rows.tobytes()).hexdigest()

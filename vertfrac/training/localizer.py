@@ -1,0 +1,69 @@
+"""Training of stage 1."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from vertfrac.models.device import on_device
+from vertfrac.models.intensity import Scaling, scale_intensity
+from vertfrac.models.localizer import Limits, Localizer, localizer_loss
+from vertfrac.models.unet import Skip
+from vertfrac.training.fit import FitSettings, fit
+from vertfrac.training.volumes import VolumeBank
+
+
+def train_localizer(
+    files: Sequence[Path],
+    annotations: pd.DataFrame,
+    cases: set[str],
+    *,
+    widths: Sequence[int],
+    limits: Limits,
+    output_stride: int,
+    skip: Skip,
+    limits_weight: float,
+    edge_mm: float,
+    scaling: Scaling,
+    window_hu: tuple[float, float],
+    crop_mm: tuple[float, float, float],
+    batch: int,
+    rotate_deg: float,
+    tilt: float,
+    scale: float,
+    flip: bool,
+    intensity: float,
+    settings: FitSettings,
+    work: Path,
+    device: torch.device,
+) -> Localizer:
+    """Train a localizer on the volumes of ``cases``; returns it in evaluation mode, on the CPU. crop_mm: (x, y, z)."""
+    torch.manual_seed(settings.seed)
+    network = Localizer(widths=widths, limits=limits, output_stride=output_stride, skip=skip)
+    network = on_device(network, device, torch.channels_last_3d)
+    bank = VolumeBank(files, annotations, cases, device=device, edge_mm=edge_mm)
+    spacing = torch.tensor(bank.spacing_zyx[1:].copy(), dtype=torch.float32, device=device)
+    z, y, x = (max(1, round(mm / step)) for mm, step in zip(reversed(crop_mm), bank.spacing_zyx, strict=True))
+
+    def loss(network: nn.Module, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        hu, positions, inside = bank.batch(
+            step,
+            size=batch,
+            crop=(z, y, x),
+            seed=settings.seed,
+            rotate_deg=rotate_deg,
+            tilt=tilt,
+            scale=scale,
+            flip=flip,
+            intensity=intensity,
+        )
+        images = scale_intensity(hu, scaling=scaling, window_hu=window_hu)[:, None]
+        output = network(images.contiguous(memory_format=torch.channels_last_3d))
+        return localizer_loss(output, positions, inside, spacing, limits_weight=limits_weight)
+
+    fit(network, loss, settings, work=work, device=device)
+    return network.cpu().eval()

@@ -1,0 +1,119 @@
+"""Stage-2 samples: random, deformed crops of resident straightened slices with their keypoints."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vertfrac.arrays import iterate_arrays
+from vertfrac.errors import CohortError
+from vertfrac.training.sampling import normal, step_generator, uniform, vary_intensity
+
+AIR_HU = -1024
+
+
+class SliceBank:
+    """All training slices of a fold, held on one device as one padded tensor.
+
+    files : files of slices. cases : those to keep. Raises CohortError if none is left.
+    """
+
+    def __init__(self, files: Sequence[Path], cases: set[str], *, device: torch.device) -> None:
+        arrays, keypoints = [], []
+        for _, array, entry in iterate_arrays(files):
+            if entry["case"] in cases:
+                arrays.append(torch.from_numpy(array))
+                keypoints.append(torch.tensor(entry["keypoints"], dtype=torch.float32))
+        if not arrays:
+            raise CohortError("no training slice: none of the fold's cases has one")
+        rows, most = max(len(a) for a in arrays), max(len(k) for k in keypoints)
+        self.device = device
+        self.columns = arrays[0].shape[1]
+        self.lengths = torch.tensor([len(a) for a in arrays], device=device)
+        self.hu = torch.full((len(arrays), rows, self.columns), AIR_HU, dtype=torch.int16)
+        self.keypoints = torch.full((len(arrays), most, 6, 2), torch.nan)
+        for i, (image, points) in enumerate(zip(arrays, keypoints, strict=True)):
+            self.hu[i, : len(image)] = image
+            self.keypoints[i, : len(points)] = points
+        self.hu, self.keypoints = self.hu.to(device), self.keypoints.to(device)
+
+    def mean_offsets(self) -> Tensor:
+        """Mean position of the six keypoints about their vertebra's centroid, (6, 2), pixels."""
+        return (self.keypoints - self.keypoints.mean(dim=2, keepdim=True)).nanmean(dim=(0, 1))
+
+    def batch(
+        self,
+        step: int,
+        *,
+        size: int,
+        crop: tuple[int, int],
+        seed: int,
+        rotate_deg: float,
+        scale: float,
+        elastic_px: float,
+        elastic_length_px: float,
+        shift_px: float,
+        intensity: float,
+    ) -> tuple[Tensor, Tensor]:
+        """The augmented samples of one step, a function of seed and step alone.
+
+        crop : pixels (rows, columns). Returns HU (size, *crop) and keypoints (size, n, 6, 2) in crop pixels, NaN where
+        a vertebra does not exist or its centroid lies outside the crop.
+        """
+        generator = step_generator(seed, step, self.device)
+        chosen = torch.randint(len(self.hu), (size,), generator=generator, device=self.device)
+        height, width = crop
+        angle = uniform(generator, (size,), -1, 1) * math.radians(rotate_deg)
+        zoom = 1 + uniform(generator, (size, 2), -1, 1) * scale
+        cosine, sine = angle.cos(), angle.sin()
+        # crop offset from its middle -> slice offset from its centre
+        matrix = torch.stack([cosine, -sine, sine, cosine], dim=1).view(size, 2, 2) * zoom[:, None, :]
+        room = (self.lengths[chosen] - height * zoom[:, 0]).clamp_min(20.0)
+        center = torch.stack(
+            [
+                (self.lengths[chosen] - 1) / 2 + uniform(generator, (size,), -0.5, 0.5) * room,
+                (self.columns - 1) / 2 + uniform(generator, (size,), -1, 1) * shift_px,
+            ],
+            dim=1,
+        )
+        coarse = (size, 2, math.ceil(height / elastic_length_px) + 3, math.ceil(width / elastic_length_px) + 3)
+        bend = F.interpolate(
+            normal(generator, coarse) * elastic_px * uniform(generator, (size, 1, 1, 1), 0, 1.5),
+            size=crop,
+            mode="bicubic",
+            align_corners=True,
+        )  # (size, 2, h, w): displacement of the slice position that a crop pixel reads
+        middle = torch.tensor([(height - 1) / 2, (width - 1) / 2], device=self.device)
+        rows = torch.arange(height, device=self.device, dtype=torch.float32)
+        columns = torch.arange(width, device=self.device, dtype=torch.float32)
+        pixels = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1) - middle
+        source = torch.einsum("bij,hwj->bhwi", matrix, pixels) + center[:, None, None] + bend.permute(0, 2, 3, 1)
+        span = torch.tensor([self.hu.shape[1] - 1, self.columns - 1], device=self.device, dtype=torch.float32)
+        sampling = (source / span * 2 - 1).flip(-1)  # grid_sample wants (x, y) in [-1, 1]
+        images = (self.hu[chosen].float() - AIR_HU)[:, None]
+        hu = F.grid_sample(images, sampling, mode="bilinear", padding_mode="zeros", align_corners=True)[:, 0] + AIR_HU
+
+        target = self.keypoints[chosen] - center[:, None, None]
+        inverse = torch.linalg.inv(matrix)
+        points = torch.einsum("bij,bnkj->bnki", inverse, target) + middle
+        for _ in range(20):  # the displacement depends on where the keypoint ends up: fixed-point iteration
+            moved = _look_up(bend, points)
+            points = torch.einsum("bij,bnkj->bnki", inverse, target - moved) + middle
+        centroid = points.mean(dim=2, keepdim=True)
+        limit = torch.tensor([height - 1, width - 1], device=self.device)
+        visible = ((centroid >= 0) & (centroid <= limit)).all(dim=-1, keepdim=True)
+        return vary_intensity(hu, generator, intensity), torch.where(visible, points, torch.nan)
+
+
+def _look_up(field: Tensor, points: Tensor) -> Tensor:
+    """Values of a field (b, 2, h, w) at points (b, n, k, 2) as (row, column); (b, n, k, 2), NaN for NaN points."""
+    span = torch.tensor([field.shape[2] - 1, field.shape[3] - 1], device=field.device, dtype=field.dtype)
+    sampling = (points / span * 2 - 1).flip(-1)
+    known = torch.isfinite(sampling)
+    values = F.grid_sample(field, sampling.nan_to_num(0.0), mode="bilinear", padding_mode="border", align_corners=True)
+    return torch.where(known, values.permute(0, 2, 3, 1), torch.nan)

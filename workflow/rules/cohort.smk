@@ -1,0 +1,138 @@
+# From the source of the cohort to the cached arrays that training reads, sharded over the cases.
+
+
+if CONFIG.cohort.kind == "phantom":
+
+    rule phantom:
+        output:
+            directory(SOURCE),
+        log:
+            f"{RUN}/logs/phantom/{{shard}}.log",
+        benchmark:
+            f"{RUN}/benchmarks/phantom/{{shard}}.tsv"
+        conda:
+            "../../envs/vertfrac.yaml"
+        resources:
+            mem_mb=2000,
+            runtime=60,
+        params:
+            cases=CONFIG.cohort.cases,
+            seed=CONFIG.cohort.seed,
+            shards=CONFIG.shards,
+            code=code_hash("cohorts.phantom"),
+        shell:
+            "vertfrac phantom --cases {params.cases} --seed {params.seed} --shard {wildcards.shard}/{params.shards}"
+            " --out {output} > {log} 2>&1"
+
+
+rule ingest:
+    input:
+        source_files,
+    output:
+        directory(COHORT),
+    log:
+        f"{RUN}/logs/ingest/{{shard}}.log",
+    benchmark:
+        f"{RUN}/benchmarks/ingest/{{shard}}.tsv"
+    conda:
+        "../../envs/vertfrac.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=120,
+    params:
+        source=lambda wildcards: CONFIG.cohort.folder or SOURCE.format(**wildcards),
+        shard=lambda wildcards: (
+            "0/1"
+            if CONFIG.cohort.kind == "phantom"
+            else f"{wildcards.shard}/{CONFIG.shards}"
+        ),
+        code=code_hash("cohorts.ingest"),
+    shell:
+        "vertfrac ingest --source {params.source:q} --shard {params.shard} --out {output} > {log} 2>&1"
+
+
+rule merge:
+    input:
+        expand(COHORT, shard=SHARDS),
+    output:
+        cases=f"{RUN}/cohort/cases.parquet",
+        annotations=f"{RUN}/cohort/annotations.parquet",
+    log:
+        f"{RUN}/logs/merge.log",
+    benchmark:
+        f"{RUN}/benchmarks/merge.tsv"
+    conda:
+        "../../envs/vertfrac.yaml"
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        shards=lambda wildcards, input: [f"--shards={shard}" for shard in input],
+        out=subpath(output.cases, parent=True),
+        code=code_hash("cohorts.ingest"),
+    shell:
+        "vertfrac merge {params.shards} --out {params.out} > {log} 2>&1"
+
+
+rule folds:
+    input:
+        rules.merge.output.cases,
+    output:
+        f"{RUN}/folds.parquet",
+    log:
+        f"{RUN}/logs/folds.log",
+    benchmark:
+        f"{RUN}/benchmarks/folds.tsv"
+    conda:
+        "../../envs/vertfrac.yaml"
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        settings=canonical(CONFIG.folds),
+        code=code_hash("cohorts.folds"),
+    shell:
+        "vertfrac folds --cases {input} --settings {params.settings:q} --out {output} > {log} 2>&1"
+
+
+rule resample:
+    input:
+        COHORT,
+    output:
+        VOLUMES,
+    log:
+        f"{RUN}/logs/resample/{{spacing}}-{{shard}}.log",
+    benchmark:
+        f"{RUN}/benchmarks/resample/{{spacing}}-{{shard}}.tsv"
+    conda:
+        "../../envs/vertfrac.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=120,
+    params:
+        spacing=lambda wildcards: wildcards.spacing.split("x"),
+        code=code_hash("cohorts.cache"),
+    shell:
+        "vertfrac resample --cases {input}/cases.parquet --spacing {params.spacing} --out {output} > {log} 2>&1"
+
+
+rule slices:
+    input:
+        COHORT,
+    output:
+        f"{RUN}/slices/{{shard}}.safetensors",
+    log:
+        f"{RUN}/logs/slices/{{shard}}.log",
+    benchmark:
+        f"{RUN}/benchmarks/slices/{{shard}}.tsv"
+    conda:
+        "../../envs/vertfrac.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=120,
+    params:
+        settings=canonical(CONFIG.slices),
+        code=code_hash("cohorts.cache"),
+    shell:
+        "vertfrac slices --cases {input}/cases.parquet --annotations {input}/annotations.parquet"
+        " --settings {params.settings:q} --out {output} > {log} 2>&1"

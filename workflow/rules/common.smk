@@ -1,0 +1,49 @@
+# What the rules share: paths, the sections of the configuration that each stage depends on, command-line options.
+
+SOURCE = f"{RUN}/source/{{shard}}"
+COHORT = f"{RUN}/cohort/{{shard}}"
+VOLUMES = f"{RUN}/volumes/{{spacing}}/{{shard}}.safetensors"
+
+# Training jobs share the machine's cores.
+TRAINING_THREADS = max(1, min(8, workflow.cores // len(FOLDS))) if workflow.cores else 1
+
+
+def source_files(wildcards):
+    """What ingestion of a shard reads: the phantoms of the shard, or the tables and scans of the user's folder."""
+    if CONFIG.cohort.kind == "phantom":
+        return [SOURCE.format(shard=wildcards.shard)]
+    return tables_and_scans(
+        Path(CONFIG.cohort.folder), int(wildcards.shard), CONFIG.shards
+    )
+
+
+def localizer(wildcards):
+    return CONFIG.systems[wildcards.system].localizer
+
+
+def detector(wildcards):
+    return CONFIG.systems[wildcards.system].detector
+
+
+def volumes(wildcards):
+    """The cached volumes of all shards at the voxel size of a system's stage 1."""
+    spacing = "x".join(f"{mm:g}" for mm in localizer(wildcards).input.spacing_mm)
+    return expand(VOLUMES, spacing=spacing, shard=SHARDS)
+
+
+def training_settings(section):
+    """What training depends on: everything but the section's settings of inference."""
+    return canonical(
+        section.model_copy(update={"inference": type(section.inference)()})
+    )
+
+
+def as_options(name):
+    """The files of an input as a repeated command-line option."""
+    return lambda wildcards, input: [
+        f"--{name}={path}" for path in input[name.replace("-", "_")]
+    ]
+
+
+def per_fold(path):
+    return expand(path, fold=FOLDS, allow_missing=True)

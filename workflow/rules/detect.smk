@@ -1,0 +1,85 @@
+# Stage 2 per fold: training on cached slices, and detection on the slices of the held-out cases.
+
+
+rule train_detector:
+    input:
+        slices=expand(rules.slices.output, shard=SHARDS),
+        folds=rules.folds.output,
+    output:
+        f"{RUN}/training/{{system}}/r{{repeat}}f{{fold}}/detector.safetensors",
+    log:
+        f"{RUN}/logs/train_detector/{{system}}-r{{repeat}}f{{fold}}.log",
+    benchmark:
+        f"{RUN}/benchmarks/train_detector/{{system}}-r{{repeat}}f{{fold}}.tsv"
+    priority: 20
+    conda:
+        "../../envs/vertfrac.yaml"
+    threads: TRAINING_THREADS
+    resources:
+        gpu=1,
+        mem_mb=8000,
+        runtime=1440,
+    params:
+        slices=as_options("slices"),
+        settings=lambda wildcards: training_settings(detector(wildcards)),
+        spacing=CONFIG.slices.spacing_mm,
+        work=subpath(output[0], parent=True),
+        code=code_hash("training.detector"),
+    shell:
+        "vertfrac train-detector {params.slices} --folds {input.folds} --repeat {wildcards.repeat} --fold {wildcards.fold}"
+        " --settings {params.settings:q} --spacing {params.spacing} --work {params.work}/detector"
+        " --threads {threads} --out {output} > {log} 2>&1"
+
+
+rule straighten:
+    input:
+        shards=expand(COHORT, shard=SHARDS),
+        cases=rules.merge.output.cases,
+        curves=rules.curves.output.curves,
+    output:
+        f"{RUN}/held_out/{{system}}/r{{repeat}}f{{fold}}.safetensors",
+    log:
+        f"{RUN}/logs/straighten/{{system}}-r{{repeat}}f{{fold}}.log",
+    benchmark:
+        f"{RUN}/benchmarks/straighten/{{system}}-r{{repeat}}f{{fold}}.tsv"
+    conda:
+        "../../envs/vertfrac.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=240,
+    params:
+        spacing=CONFIG.slices.spacing_mm,
+        width=lambda wildcards: detector(wildcards).width_mm,
+        beyond=lambda wildcards: detector(wildcards).extend_mm,
+        code=code_hash("inference.held_out"),
+    shell:
+        "vertfrac straighten --cases {input.cases} --curves {input.curves} --spacing {params.spacing}"
+        " --width {params.width} --extend {params.beyond} --out {output} > {log} 2>&1"
+
+
+rule detect:
+    input:
+        slices=rules.straighten.output,
+        weights=rules.train_detector.output,
+    output:
+        f"{RUN}/detections/{{system}}/r{{repeat}}f{{fold}}.parquet",
+    log:
+        f"{RUN}/logs/detect/{{system}}-r{{repeat}}f{{fold}}.log",
+    benchmark:
+        f"{RUN}/benchmarks/detect/{{system}}-r{{repeat}}f{{fold}}.tsv"
+    conda:
+        "../../envs/vertfrac.yaml"
+    threads: TRAINING_THREADS
+    resources:
+        gpu=1,
+        mem_mb=4000,
+        runtime=240,
+    params:
+        settings=lambda wildcards: training_settings(detector(wildcards)),
+        inference=lambda wildcards: canonical(detector(wildcards).inference),
+        spacing=CONFIG.slices.spacing_mm,
+        code=code_hash("inference.held_out"),
+    shell:
+        "vertfrac detect --slices {input.slices} --weights {input.weights} --settings {params.settings:q}"
+        " --inference {params.inference:q} --spacing {params.spacing} --system {wildcards.system}"
+        " --repeat {wildcards.repeat} --fold {wildcards.fold} --threads {threads} --out {output} > {log} 2>&1"

@@ -1,0 +1,133 @@
+# Metrics per system and repeat, the summary over all, the figures, and the model folders.
+
+
+rule evaluate:
+    input:
+        annotations=rules.merge.output.annotations,
+        folds=rules.folds.output,
+        predictions=per_fold(rules.detect.output[0]),
+        curves=per_fold(rules.curves.output.curves),
+        statuses=per_fold(rules.curves.output.statuses),
+    output:
+        matches=f"{RUN}/metrics/{{system}}/r{{repeat}}/matches.parquet",
+        curve_errors=f"{RUN}/metrics/{{system}}/r{{repeat}}/curve_errors.parquet",
+        metrics=f"{RUN}/metrics/{{system}}/r{{repeat}}/metrics.parquet",
+    log:
+        f"{RUN}/logs/evaluate/{{system}}-r{{repeat}}.log",
+    benchmark:
+        f"{RUN}/benchmarks/evaluate/{{system}}-r{{repeat}}.tsv"
+    conda:
+        "../../envs/vertfrac.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    params:
+        predictions=as_options("predictions"),
+        curves=as_options("curves"),
+        statuses=as_options("statuses"),
+        settings=canonical(CONFIG.evaluation),
+        out=subpath(output.metrics, parent=True),
+        code=code_hash("evaluation.run"),
+    shell:
+        "vertfrac evaluate --annotations {input.annotations} --folds {input.folds} {params.predictions} {params.curves}"
+        " {params.statuses} --settings {params.settings:q} --system {wildcards.system} --repeat {wildcards.repeat}"
+        " --out {params.out} > {log} 2>&1"
+
+
+rule summary:
+    input:
+        metrics=expand(
+            rules.evaluate.output.metrics, system=CONFIG.systems, repeat=REPEATS
+        ),
+        cases=rules.merge.output.cases,
+    output:
+        parquet=f"{RUN}/summary/summary.parquet",
+        csv=f"{RUN}/summary/summary.csv",
+        markdown=report(f"{RUN}/summary/summary.md", category="Summary"),
+    log:
+        f"{RUN}/logs/summary.log",
+    benchmark:
+        f"{RUN}/benchmarks/summary.tsv"
+    conda:
+        "../../envs/vertfrac.yaml"
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        metrics=as_options("metrics"),
+        heading=f"{CONFIG.name}: {CONFIG.folds.k}-fold cross-validation, held-out cases only",
+        out=subpath(output.parquet, parent=True),
+        code=code_hash("evaluation.run"),
+    shell:
+        "vertfrac summary {params.metrics} --cases {input.cases} --heading {params.heading:q} --out {params.out}"
+        " > {log} 2>&1"
+
+
+rule figures:
+    input:
+        shards=expand(COHORT, shard=SHARDS),
+        matches=expand(
+            rules.evaluate.output.matches, repeat=REPEATS, allow_missing=True
+        ),
+        curve_errors=expand(
+            rules.evaluate.output.curve_errors, repeat=REPEATS, allow_missing=True
+        ),
+        vertebrae=expand(rules.detect.output, repeat=0, fold=FOLDS, allow_missing=True),
+        slices=expand(rules.straighten.output, repeat=0, fold=FOLDS, allow_missing=True),
+        cases=rules.merge.output.cases,
+    output:
+        agreement=report(f"{RUN}/figures/{{system}}/agreement.png", category="Figures"),
+        errors=report(f"{RUN}/figures/{{system}}/errors.png", category="Figures"),
+    log:
+        f"{RUN}/logs/figures/{{system}}.log",
+    benchmark:
+        f"{RUN}/benchmarks/figures/{{system}}.tsv"
+    conda:
+        "../../envs/vertfrac.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        matches=as_options("matches"),
+        curve_errors=as_options("curve-errors"),
+        vertebrae=as_options("vertebrae"),
+        slices=as_options("slices"),
+        out=subpath(output.agreement, parent=True),
+        code=code_hash("report.cohort"),
+    shell:
+        "vertfrac figures {params.matches} {params.curve_errors} {params.vertebrae} {params.slices}"
+        " --cases {input.cases} --out {params.out} > {log} 2>&1"
+
+
+rule export:
+    input:
+        localizers=expand(
+            rules.train_localizer.output, repeat=0, fold=FOLDS, allow_missing=True
+        ),
+        detectors=expand(
+            rules.train_detector.output, repeat=0, fold=FOLDS, allow_missing=True
+        ),
+        cases=rules.merge.output.cases,
+        summary=rules.summary.output.parquet,
+    output:
+        f"{RUN}/models/{{system}}/model.json",
+    log:
+        f"{RUN}/logs/export/{{system}}.log",
+    benchmark:
+        f"{RUN}/benchmarks/export/{{system}}.tsv"
+    conda:
+        "../../envs/vertfrac.yaml"
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        localizers=as_options("localizers"),
+        detectors=as_options("detectors"),
+        settings=lambda wildcards: canonical(CONFIG.systems[wildcards.system]),
+        spacing=CONFIG.slices.spacing_mm,
+        out=subpath(output[0], parent=True),
+        code=code_hash("inference.weights"),
+    shell:
+        "vertfrac export --system {wildcards.system} --settings {params.settings:q} --spacing {params.spacing}"
+        " {params.localizers} {params.detectors} --cases {input.cases} --summary {input.summary} --out {params.out}"
+        " > {log} 2>&1"
