@@ -86,7 +86,7 @@ def tiny_system() -> dict[str, Any]:
             "input": {"spacing_mm": [4, 4, 4], "scaling": "window", "window_hu": [-500, 1000], "edge_mm": 8},
             "network": {"widths": [2, 3], "limits": "none"},
             "crop_mm": [64, 64, 64],
-            "training": training,
+            "training": dict(training),
             "inference": {"smooth_mm": 40, "flip": True},
         },
         "detector": {
@@ -94,7 +94,7 @@ def tiny_system() -> dict[str, Any]:
             "network": {"widths": [2, 3], "output_stride": 2, "mean_offsets": True},
             "crop_mm": [64, 48],
             "width_mm": 64,
-            "training": training,
+            "training": dict(training),
             "inference": {"score": 0.5, "low_score": 0.25, "average_mm": 2},
         },
     }

@@ -24,13 +24,16 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class _Commands(click.Group):
-    """Prints a VertfracError as one line and exits with 1."""
+    """Prints a VertfracError, or what the operating system refused, as one line and exits with 1."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except VertfracError as error:
             click.echo(f"vertfrac: {' '.join(str(error).split())}", err=True)
+            ctx.exit(1)
+        except OSError as error:
+            click.echo(f"vertfrac: {error.filename or 'file system'}: {error.strerror or error}", err=True)
             ctx.exit(1)
 
 
@@ -102,7 +105,9 @@ def predict(scans: tuple[Path, ...], out: Path, model: Path, device: Device, thr
     _limit_threads(threads)
     from vertfrac.inference.predict import predict_scans
 
-    if not predict_scans(scans, out, model, device=device, tell=click.echo):
+    if not predict_scans(
+        scans, out, model, device=device, tell=click.echo, warn=lambda line: click.echo(line, err=True)
+    ):
         sys.exit(1)
 
 

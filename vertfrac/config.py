@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from vertfrac.errors import ConfigError
 
@@ -22,10 +22,24 @@ Count = Annotated[int, Field(ge=1)]
 Spacing = tuple[Positive, Positive, Positive]
 
 
-class Section(BaseModel):
-    """Base of all sections: frozen, no unknown keys, no silent conversion of text to numbers."""
+def _ascending(window: tuple[float, float]) -> tuple[float, float]:
+    if not window[0] < window[1]:
+        raise ValueError(f"expected a lower and a higher number, found {list(window)}")
+    return window
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+
+Window = Annotated[tuple[float, float], AfterValidator(_ascending)]
+
+
+def _check_levels(widths: tuple[int, ...], output_stride: int) -> None:
+    if output_stride not in (strides := [2**level for level in range(len(widths))]):
+        raise ValueError(f"output_stride is {output_stride}, expected one of {strides} for {len(widths)} widths")
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, no unknown keys. Text may spell a number, since YAML reads 1e-3 as text."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Cohort(Section):
@@ -106,6 +120,11 @@ class LocalizerNetwork(Section):
         "concatenate", description="skip connections; add is three times cheaper"
     )
 
+    @model_validator(mode="after")
+    def _levels(self) -> LocalizerNetwork:
+        _check_levels(self.widths, self.output_stride)
+        return self
+
 
 class LocalizerInput(Section):
     spacing_mm: Spacing = Field(description="voxel size of the resampled scan, x, y, z")
@@ -113,7 +132,7 @@ class LocalizerInput(Section):
         0.0, description="air added above and below, which shows the network where a scan ends"
     )
     scaling: Literal["window", "unit_variance"]
-    window_hu: tuple[float, float]
+    window_hu: Window
 
 
 class LocalizerLoss(Section):
@@ -144,7 +163,7 @@ class SliceAugmentation(Section):
 
     rotate_deg: NotNegative = 6.0
     scale: NotNegative = Field(0.15, description="relative change of height and depth, independently")
-    elastic_mm: NotNegative = Field(1.5, description="standard deviation of a smooth random displacement")
+    elastic_mm: NotNegative = Field(1.2, description="standard deviation of a smooth random displacement")
     elastic_length_mm: Positive = Field(16.0, description="distance of its control points")
     shift_mm: NotNegative = Field(8.0, description="anterior-posterior shift")
     intensity: NotNegative = Field(1.0, description="strength of brightness, contrast, gamma, blur and noise; 0 is off")
@@ -161,10 +180,15 @@ class DetectorNetwork(Section):
     offset_scale_px: Positive = Field(1.0, description="pixels that a network output of 1 means; 1 as published")
     mean_offsets: bool = Field(False, description="predict differences from the mean vertebra of the training cases")
 
+    @model_validator(mode="after")
+    def _levels(self) -> DetectorNetwork:
+        _check_levels(self.widths, self.output_stride)
+        return self
+
 
 class DetectorInput(Section):
     scaling: Literal["window", "unit_variance"]
-    window_hu: tuple[float, float]
+    window_hu: Window
 
 
 class DetectorLoss(Section):
@@ -267,7 +291,7 @@ def read_yaml(path: Path) -> Any:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}), expected a YAML file") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
 
 

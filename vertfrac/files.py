@@ -34,14 +34,15 @@ def replacing(path: Path | str) -> Iterator[Path]:
 
 
 @contextmanager
-def replacing_folder(path: Path | str, *, marker: str) -> Iterator[Path]:
+def replacing_folder(path: Path | str, *, marker: str | None = None) -> Iterator[Path]:
     """Yield a temporary folder beside ``path`` that takes its place on success and is removed on any error.
 
     marker : a file that every folder of this kind holds. Raises ConfigError, before anything is written, if ``path`` is
-    a file or a folder that holds other things but no marker: that is not ours to delete.
+    a file or a folder that holds other things but not the marker: that is not ours to delete. None replaces any folder.
     """
     target = Path(path)
-    if target.exists() and (not target.is_dir() or (any(target.iterdir()) and not (target / marker).is_file())):
+    empty = not target.exists() or (target.is_dir() and not any(target.iterdir()))
+    if marker is not None and not empty and not (target / marker).is_file():
         raise ConfigError(f"{target}: exists and holds no {marker}, expected a new folder or an earlier result")
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=target.parent))

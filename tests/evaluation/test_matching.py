@@ -83,14 +83,14 @@ def test_everything_matches_itself(spine_keypoints: MakeSpine) -> None:
 
 def test_an_overlap_of_nothing_is_no_match_even_without_a_threshold(spine_keypoints: MakeSpine) -> None:
     targets = spine_keypoints(2)
-    assert match(targets, targets + [0, 500, 0], smallest_iou=0.0, largest_distance_mm=1e6) == []
+    assert match(targets, targets + np.array([0, 500, 0]), smallest_iou=0.0, largest_distance_mm=1e6) == []
 
 
 def test_what_is_too_far_sideways_is_no_match(spine_keypoints: MakeSpine) -> None:
     """Out of the plane the overlap does not fall; the distance of the centres decides."""
     targets = spine_keypoints(2)
-    assert len(match(targets, targets + [19.0, 0, 0], **LIMITS)) == 2
-    assert match(targets, targets + [21.0, 0, 0], **LIMITS) == []
+    assert len(match(targets, targets + np.array([19.0, 0, 0]), **LIMITS)) == 2
+    assert match(targets, targets + np.array([21.0, 0, 0]), **LIMITS) == []
 
 
 @pytest.mark.parametrize(("n", "m"), [(0, 0), (3, 0), (0, 3)])

@@ -79,7 +79,7 @@ def test_a_common_shift_is_exactly_the_error(
 
 
 def test_a_shift_leaves_the_genant_index(truth: dict[str, Floats], score: Score) -> None:
-    metrics = score(truth, {case: points + [0, 2.0, 3.0] for case, points in truth.items()})
+    metrics = score(truth, {case: points + np.array([0, 2.0, 3.0]) for case, points in truth.items()})
     assert metrics.loc[("error of G", "vertebra", "all"), "value"] == pytest.approx(0, abs=1e-9)
 
 
@@ -96,7 +96,7 @@ def test_a_dropped_fracture_costs_one_of_the_fractures(truth: dict[str, Floats],
 
 
 def test_an_extra_far_vertebra_costs_one_false_alarm(truth: dict[str, Floats], score: Score) -> None:
-    extra = np.concatenate([truth["mild"], truth["mild"][:1] + [0, 0, 80.0]])
+    extra = np.concatenate([truth["mild"], truth["mild"][:1] + np.array([0, 0, 80.0])])
     metrics = score(truth, {**truth, "mild": extra})
     assert metrics.loc[("precision", "vertebra", "all"), "value"] == pytest.approx(12 / 13)
     assert metrics.loc[("precision", "patient", "all"), "value"] == pytest.approx((3 + 3 / 4) / 4)
@@ -104,7 +104,7 @@ def test_an_extra_far_vertebra_costs_one_false_alarm(truth: dict[str, Floats], s
 
 
 def test_mirrored_order_of_predictions_changes_nothing(truth: dict[str, Floats], score: Score) -> None:
-    found = {case: points + [0, 1.0, 1.5] for case, points in truth.items()}
+    found = {case: points + np.array([0, 1.0, 1.5]) for case, points in truth.items()}
     mirrored = {case: points[::-1] for case, points in found.items()}
     assert np.allclose(score(truth, found)["value"], score(truth, mirrored)["value"], equal_nan=True)
 

@@ -25,7 +25,7 @@ def _geometry(spacing_mm: float = 1.0) -> StraightSlice:
 
 
 def _detection(row: float, *, score: float = 0.9, keypoints: Floats = SHAPE, column: float = 48.0) -> Detection:
-    return Detection(score, keypoints + [row, column], 0.5)
+    return Detection(score, keypoints + np.array([row, column]), 0.5)
 
 
 def _status(detection: Detection, margin: float = 0.0) -> str:

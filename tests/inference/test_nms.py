@@ -79,7 +79,7 @@ def test_without_averaging_the_winners_keep_their_keypoints() -> None:
 
 
 def test_the_spread_of_two_candidates_is_half_their_distance() -> None:
-    keypoints = np.stack([SHAPE, SHAPE + [0.0, 2.0]]) + 50
+    keypoints = np.stack([SHAPE, SHAPE + np.array([0.0, 2.0])]) + 50
     found = suppress(
         np.array([0.8, 0.8]), keypoints, np.full((2, 2), 50.0), overlap="butterfly", threshold=0.1, average_px=1.0
     )

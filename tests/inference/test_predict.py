@@ -1,4 +1,4 @@
-"""Laws of model folders and of ``predict``: what is written is what is read, what is broken is named, nothing is lost."""
+"""Laws of model folders and of ``predict``: what is written is read back, what is broken is named, nothing is lost."""
 
 from __future__ import annotations
 
@@ -241,8 +241,9 @@ def test_a_missing_scan_has_its_row_and_the_others_go_on(tmp_path: Path, scan: P
 
 def test_a_scan_without_a_vertebra_is_told_so(tmp_path: Path, scan: Path, make_model: MakeModel) -> None:
     succeeded, said = _predict([scan], tmp_path / "out", make_model(tmp_path / "model", objectness=-9.0))
-    assert succeeded
-    assert said == ["one: a spine was found, but no vertebra could be measured"]
+    assert not succeeded
+    assert len(said) == 1
+    assert "holds no vertebra" in said[0]
 
 
 def test_nothing_half_written_is_left(tmp_path: Path, scan: Path, model: Path) -> None:

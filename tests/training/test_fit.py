@@ -25,7 +25,7 @@ SETTINGS = FitSettings(
 )  # fmt: skip
 
 
-class _Interrupted(Exception):
+class _InterruptedError(Exception):
     pass
 
 
@@ -44,7 +44,7 @@ def _stopping_at(last: int, seen: list[int]) -> object:
     def loss(network: nn.Module, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         seen.append(step)
         if step == last:
-            raise _Interrupted
+            raise _InterruptedError
         return _loss(network, step)
 
     return loss
@@ -64,7 +64,7 @@ def _run(work: Path, settings: FitSettings = SETTINGS) -> dict[str, Tensor]:
 def test_a_run_that_was_stopped_and_resumed_ends_like_an_undisturbed_one(tmp_path: Path, stop: int) -> None:
     expected = _run(tmp_path / "undisturbed")
     seen: list[int] = []
-    with pytest.raises(_Interrupted):
+    with pytest.raises(_InterruptedError):
         fit(_network(), _stopping_at(stop, seen), SETTINGS, work=tmp_path / "stopped", device=CPU)  # type: ignore[arg-type]
     found = _run(tmp_path / "stopped")
     assert all(torch.equal(found[name], value) for name, value in expected.items())
@@ -72,7 +72,7 @@ def test_a_run_that_was_stopped_and_resumed_ends_like_an_undisturbed_one(tmp_pat
 
 def test_a_resumed_run_goes_on_from_the_last_checkpoint(tmp_path: Path) -> None:
     seen: list[int] = []
-    with pytest.raises(_Interrupted):
+    with pytest.raises(_InterruptedError):
         fit(_network(), _stopping_at(6, seen), SETTINGS, work=tmp_path, device=CPU)  # type: ignore[arg-type]
     seen.clear()
     fit(_network(), _stopping_at(-1, seen), SETTINGS, work=tmp_path, device=CPU)  # type: ignore[arg-type]
@@ -110,7 +110,7 @@ def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_failed_run_gives_its_folder_free(tmp_path: Path) -> None:
-    with pytest.raises(_Interrupted):
+    with pytest.raises(_InterruptedError):
         fit(_network(), _stopping_at(0, []), SETTINGS, work=tmp_path, device=CPU)  # type: ignore[arg-type]
     _run(tmp_path)
 

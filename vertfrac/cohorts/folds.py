@@ -21,8 +21,10 @@ def split(cases: pd.DataFrame, *, k: int, repeats: int, seed: int) -> pd.DataFra
     if k > len(patients):
         raise CohortError(f"folds.k is {k}, expected at most the {len(patients)} usable patients of the cohort")
     grades = pd.Series(grade(patients.to_numpy()), index=patients.index)
-    rarest = grades.map(grades.value_counts())
-    strata = grades.where(rarest >= k, -1)  # a grade with fewer patients than folds cannot be spread over them
+    count = grades.value_counts()
+    strata = grades.where(
+        grades.map(count) >= k, count.idxmax()
+    )  # a grade with fewer patients than folds cannot be spread
     rows = []
     for repeat in range(repeats):
         folds = StratifiedKFold(k, shuffle=True, random_state=seed + repeat)

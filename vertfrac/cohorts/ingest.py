@@ -49,6 +49,11 @@ def ingest(source: Path, out: Path, *, shard: tuple[int, int] = (0, 1)) -> pd.Da
 def _read_source(source: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     scans = tables.read_table(source / "cases.csv", tables.SCANS)
     annotations = tables.read_table(source / "annotations.csv", tables.ANNOTATIONS)
+    for name in scans["case"]:
+        if pd.isna(name) or Path(name).name != name or name == "..":
+            raise TableError(
+                f"{source / 'cases.csv'}: case {name!r} cannot name a file, expected a name without slashes"
+            )
     duplicated = scans["case"][scans["case"].duplicated()]
     if len(duplicated):
         raise TableError(f"{source / 'cases.csv'}: case {duplicated.iloc[0]} is listed twice, expected unique cases")
@@ -119,7 +124,8 @@ def merge(shards: Sequence[Path], out: Path) -> pd.DataFrame:
         annotations.append(tables.read_table(shard / "annotations.parquet", tables.ANNOTATIONS))
     cases = pd.concat(parts).sort_values("case", ignore_index=True)
     if not (cases["status"] == "ok").any():
-        raise CohortError(f"{out}: none of {len(cases)} cases is usable; the first: {cases['reason'].iloc[0]}")
+        first = f"; the first: {cases['reason'].iloc[0]}" if len(cases) else ""
+        raise CohortError(f"{out}: none of {len(cases)} cases is usable{first}")
     tables.write_table(
         out / "annotations.parquet",
         tables.ANNOTATIONS,

@@ -83,12 +83,18 @@ def _grading(matches: pd.DataFrame) -> Iterator[dict[str, Any]]:
     yield _correlation("vertebra", truth, found)
     targets = matches[matches["target"].notna()].groupby("case")["genant_target"].min()
     predictions = matches[matches["vertebra"].notna()].groupby("case")["genant"].min()
+    predictions = predictions.reindex(targets.index)
     both = pd.DataFrame({"target": targets, "found": predictions}).dropna()
     patient_truth, patient_found = both["target"].to_numpy(), both["found"].to_numpy()
     yield _correlation("patient", patient_truth, patient_found)
-    for level, g_truth, g_found in (("vertebra", truth, found), ("patient", patient_truth, patient_found)):
+    for level, g_truth, g_found in (("vertebra", truth, found), ("patient", *_per_patient(targets, predictions))):
         for limit in (0.8, FRACTURED):
             yield from _classification(level, f"G <= {limit}", g_truth, g_found, limit)
+
+
+def _per_patient(targets: pd.Series, predictions: pd.Series) -> tuple[np.ndarray, np.ndarray]:
+    """Smallest G of every annotated patient, annotated and predicted; 1 where nothing was measured."""
+    return targets.to_numpy(dtype=np.float64), predictions.astype("float64").fillna(1.0).to_numpy()
 
 
 def _correlation(level: str, truth: np.ndarray, found: np.ndarray) -> dict[str, Any]:

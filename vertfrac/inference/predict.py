@@ -25,14 +25,22 @@ from vertfrac.report.figures import overlay
 
 
 def predict_scans(
-    scans: Sequence[Path], out: Path, model: Path, *, device: Device, tell: Callable[[str], None]
+    scans: Sequence[Path],
+    out: Path,
+    model: Path,
+    *,
+    device: Device,
+    tell: Callable[[str], None],
+    warn: Callable[[str], None] | None = None,
 ) -> bool:
     """Measure scans one after the other; returns whether all of them succeeded.
 
     A scan that fails keeps its row in ``out/scans.parquet`` and ``out/scans.csv`` with status and reason. tell :
-    receives one line per scan. Raises ModelError if the model folder is unusable.
+    receives one line per scan, or ``warn``, where given, if the scan failed. Raises ModelError if the model folder is
+    unusable.
     """
     trained = load_model(model, pick_device(device))
+    out.mkdir(parents=True, exist_ok=True)
     names = _distinct([case_name(path) for path in scans])
     rows: list[dict[str, Any]] = []
     for case, path in zip(names, scans, strict=True):
@@ -41,9 +49,9 @@ def predict_scans(
             vertebrae = _predict_scan(case, path, out / case, trained)
             row = {"status": "ok", "reason": "", **_worst(vertebrae)}
             tell(_sentence(case, row))
-        except VertfracError as error:
+        except (VertfracError, OSError) as error:
             row = {"status": "failed", "reason": " ".join(str(error).split())}
-            tell(f"{case}: failed: {row['reason']}")
+            (warn or tell)(f"{case}: failed: {row['reason']}")
         rows.append({"case": case, "source": str(path), **row, "seconds": time.perf_counter() - start})
     written = tables.write_table(out / "scans.parquet", tables.SCAN_RESULTS, rows)
     tables.write_csv(out / "scans.csv", written)
@@ -126,7 +134,7 @@ def _scan_card(case: str, path: Path, image: Image, result: ScanResult, model: M
 
 def _sentence(case: str, row: dict[str, Any]) -> str:
     if not row["vertebrae"]:
-        return f"{case}: a spine was found, but no vertebra could be measured"
+        return f"{case}: vertebrae were found, but none could be measured"
     return (
         f"{case}: {row['vertebrae']} vertebrae measured, worst grade {row['worst_grade']} "
         f"({GRADES[row['worst_grade']]}), smallest G {row['smallest_genant']:.2f}"

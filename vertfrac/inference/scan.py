@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from vertfrac.cohorts.cache import cached_volume, straight_image
-from vertfrac.errors import ImageError
+from vertfrac.errors import ImageError, NoSpineError
 from vertfrac.geometry.straighten import StraightSlice
 from vertfrac.imaging import Image
 from vertfrac.inference.detect import detect, measure, vertebrae_frame
@@ -36,7 +36,7 @@ class ScanResult:
 def analyse(image: Image, model: Model) -> ScanResult:
     """Measure every vertebra of a canonical image.
 
-    Raises ImageError for a scan thinner than one vertebra and NoSpineError where no spine is seen.
+    Raises ImageError for a scan thinner than one vertebra and NoSpineError where no spine or not one vertebra is seen.
     """
     extent = image.grid.extent_mm
     if extent.min() < SMALLEST_EXTENT_MM:
@@ -81,6 +81,10 @@ def analyse(image: Image, model: Model) -> ScanResult:
         device=model.device,
     )
     clock.lap("detect")
+    if not detections:
+        raise NoSpineError(
+            f"no spine found: the likeliest place, {spine.curve.length_mm:.0f} mm long, holds no vertebra"
+        )
     rows = measure(detections, geometry, image.grid, score=options.score, partial_margin_mm=options.partial_margin_mm)
     vertebrae = vertebrae_frame(rows)
     clock.lap("measure")
@@ -101,7 +105,7 @@ def _warnings(image: Image, vertebrae: pd.DataFrame) -> tuple[str, ...]:
         if count:
             found.append(f"{count} vertebrae {words}")
     if not (vertebrae["status"] == "ok").any():
-        found.append("a spine was found, but no vertebra could be measured")
+        found.append("vertebrae were found, but none could be measured")
     return tuple(found)
 
 

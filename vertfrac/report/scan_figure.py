@@ -295,7 +295,9 @@ def _labels(sheet: _Sheet, marks: list[_Mark]) -> None:
     """Number and G of each vertebra in front of it in the sagittal view, where they hide no bone."""
     fronts = np.array([mark.sagittal[:2].mean(axis=0) for mark in marks]).reshape(-1, 2)
     widest = np.array([mark.sagittal[:, 0].max() for mark in marks])
-    for mark, x, z in zip(marks, widest, apart(fronts[:, 1], 0.14 * sheet.mm_per_inch), strict=True):
+    low, high = sorted(sheet.sagittal.get_ylim())
+    inside = np.clip(fronts[:, 1], low + 4, high - 4)  # a vertebra at the edge keeps its label in the picture
+    for mark, x, z in zip(marks, widest, apart(inside, 0.14 * sheet.mm_per_inch), strict=True):
         sheet.sagittal.text(
             x + 5, z, f"{mark.name}  {mark.verdict}", color=mark.colour, size=7, ha="right", va="center_baseline",
             weight="bold" if mark.bold else "normal", path_effects=_halo(), zorder=3, parse_math=False,

@@ -1,0 +1,213 @@
+"""Laws of the configuration: a mistake is named by its path, the canonical form is unique, the shipped one works."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vertfrac.config import Config, System, canonical, parse, parse_json, read_yaml, resolve
+from vertfrac.errors import ConfigError
+
+SHIPPED = Path(__file__).parents[1] / "config" / "config.yaml"
+
+
+@pytest.fixture
+def raw(tiny_system: dict[str, Any]) -> dict[str, Any]:
+    """A complete configuration as plain values."""
+    return copy.deepcopy(
+        {
+            "name": "test",
+            "cohort": {"kind": "phantom", "cases": 10},
+            "folds": {"k": 5},
+            "systems": {"tiny": tiny_system},
+        }
+    )
+
+
+def _set(raw: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
+    changed = copy.deepcopy(raw)
+    *parents, last = path.split(".")
+    section = changed
+    for name in parents:
+        section = section.setdefault(name, {})
+    section[last] = value
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("folds.k", -1),
+        ("folds.k", 1),
+        ("folds.k", "many"),
+        ("folds.k", 2.5),
+        ("folds.repeats", 0),
+        ("cohort.cases", 0),
+        ("cohort.kind", "magic"),
+        ("shards", 0),
+        ("name", "../elsewhere"),
+        ("name", ""),
+        ("systems", {}),
+        ("systems.tiny.localizer.network.widths", ["wide"]),
+        ("systems.tiny.localizer.network.widths", []),
+        ("systems.tiny.localizer.network.output_stride", 3),
+        ("systems.tiny.localizer.network.output_stride", 8),
+        ("systems.tiny.detector.network.output_stride", 3),
+        ("systems.tiny.localizer.input.spacing_mm", [4, 4]),
+        ("systems.tiny.localizer.input.spacing_mm", [4, 4, 0]),
+        ("systems.tiny.localizer.input.window_hu", [100, 100]),
+        ("systems.tiny.detector.input.window_hu", [850, -250]),
+        ("systems.tiny.detector.inference.score", 1.5),
+        ("systems.tiny.detector.training.learning_rate", float("nan")),
+        ("systems.tiny.detector.training.steps", None),
+        ("evaluation.match_iou", -0.1),
+    ],
+)
+def test_a_wrong_value_is_named_by_its_path(raw: dict[str, Any], path: str, value: Any) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(Config, _set(raw, path, value), "file.yaml")
+    assert str(caught.value).startswith("file.yaml: ")
+    assert path.removesuffix(".widths").removesuffix(".output_stride") in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["surprise", "folds.surprise", "systems.tiny.detector.training.surprise"])
+def test_an_unknown_key_is_named_with_its_path(raw: dict[str, Any], path: str) -> None:
+    with pytest.raises(ConfigError, match=rf"file\.yaml: {path}: unknown key"):
+        parse(Config, _set(raw, path, 1), "file.yaml")
+
+
+@pytest.mark.parametrize("path", ["name", "cohort", "systems", "systems.tiny.detector.training.steps"])
+def test_a_missing_key_is_named_with_its_path(raw: dict[str, Any], path: str) -> None:
+    changed = copy.deepcopy(raw)
+    *parents, last = path.split(".")
+    section = changed
+    for name in parents:
+        section = section[name]
+    del section[last]
+    with pytest.raises(ConfigError, match=path):
+        parse(Config, changed, "file.yaml")
+
+
+def test_several_mistakes_are_counted(raw: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="and 1 more"):
+        parse(Config, _set(_set(raw, "shards", 0), "folds.k", -1), "file.yaml")
+
+
+def test_more_folds_than_cases_are_refused(raw: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"folds\.k is 11, expected at most the 10 cases"):
+        parse(Config, _set(raw, "folds.k", 11), "file.yaml")
+
+
+@pytest.mark.parametrize(("kind", "needs"), [("phantom", "cases"), ("nifti", "folder")])
+def test_a_cohort_needs_what_its_kind_needs(raw: dict[str, Any], kind: str, needs: str) -> None:
+    with pytest.raises(ConfigError, match=f"a {kind} cohort needs {needs}"):
+        parse(Config, _set(raw, "cohort", {"kind": kind}), "file.yaml")
+
+
+def test_a_configuration_cannot_be_changed(raw: dict[str, Any]) -> None:
+    config = parse(Config, raw, "file.yaml")
+    with pytest.raises(ValueError, match="frozen"):
+        config.folds.k = 3  # type: ignore[misc]
+
+
+# --- files
+
+
+@pytest.mark.parametrize("text", ["a: [1, 2", "a: b: c", "\tx: 1"])
+def test_bad_yaml_is_refused_by_the_name_of_the_file(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"broken\.yaml: not valid YAML") as caught:
+        read_yaml(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_yaml_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "image.yaml"
+    path.write_bytes(b"\x1f\x8b\xff\xfe\x00")
+    with pytest.raises(ConfigError, match=r"image\.yaml"):
+        read_yaml(path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml: cannot be read"):
+        read_yaml(tmp_path / "nowhere.yaml")
+
+
+@pytest.mark.parametrize("raw", [None, [], "text", 3])
+def test_a_configuration_is_a_mapping(tmp_path: Path, raw: Any) -> None:
+    with pytest.raises(ConfigError, match=r"x\.yaml: expected a mapping"):
+        resolve(raw, tmp_path, "x.yaml")
+
+
+def test_an_unknown_system_lists_the_known_ones(tmp_path: Path, raw: dict[str, Any]) -> None:
+    (tmp_path / "systems").mkdir()
+    for name in ("alpha", "beta"):
+        (tmp_path / "systems" / f"{name}.yaml").write_text("{}")
+    with pytest.raises(ConfigError, match="unknown system 'gamma', expected one of alpha, beta"):
+        resolve({**raw, "systems": ["gamma"]}, tmp_path, "x.yaml")
+
+
+def test_a_mistake_in_a_systems_file_names_that_file(tmp_path: Path, raw: dict[str, Any]) -> None:
+    (tmp_path / "systems").mkdir()
+    (tmp_path / "systems" / "alpha.yaml").write_text(json.dumps(_set(raw["systems"]["tiny"], "detector.width_mm", -1)))
+    with pytest.raises(ConfigError, match=r"alpha\.yaml: detector\.width_mm"):
+        resolve({**raw, "systems": ["alpha"]}, tmp_path, "x.yaml")
+
+
+def test_a_named_system_equals_the_spelled_out_one(tmp_path: Path, raw: dict[str, Any]) -> None:
+    (tmp_path / "systems").mkdir()
+    (tmp_path / "systems" / "tiny.yaml").write_text(json.dumps(raw["systems"]["tiny"]))
+    assert resolve({**raw, "systems": ["tiny"]}, tmp_path, "x") == resolve(raw, tmp_path, "x")
+
+
+def test_the_shipped_configuration_is_valid() -> None:
+    config = resolve(read_yaml(SHIPPED), SHIPPED.parent, str(SHIPPED))
+    assert "vertfrac" in config.systems
+
+
+@pytest.mark.parametrize("path", sorted((SHIPPED.parent / "systems").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_system_is_valid(path: Path) -> None:
+    parse(System, read_yaml(path), str(path))
+
+
+# --- the canonical form
+
+
+def _backwards(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _backwards(value[key]) for key in reversed(value)}
+    return value
+
+
+def test_the_canonical_form_does_not_depend_on_the_order_of_keys(raw: dict[str, Any]) -> None:
+    assert canonical(parse(Config, raw, "a")) == canonical(parse(Config, _backwards(raw), "b"))
+
+
+def test_the_canonical_form_does_not_depend_on_spelled_out_defaults(raw: dict[str, Any]) -> None:
+    assert canonical(parse(Config, _set(raw, "shards", 2), "a")) == canonical(parse(Config, raw, "b"))
+
+
+@pytest.mark.parametrize(("path", "value"), [("folds.k", 4), ("systems.tiny.detector.width_mm", 65)])
+def test_another_value_has_another_canonical_form(raw: dict[str, Any], path: str, value: Any) -> None:
+    assert canonical(parse(Config, _set(raw, path, value), "a")) != canonical(parse(Config, raw, "b"))
+
+
+def test_whole_and_decimal_numbers_are_the_same_value(raw: dict[str, Any]) -> None:
+    path = "systems.tiny.detector.width_mm"
+    assert canonical(parse(Config, _set(raw, path, 64), "a")) == canonical(parse(Config, _set(raw, path, 64.0), "b"))
+
+
+def test_the_canonical_form_is_read_back_as_the_same_value(raw: dict[str, Any]) -> None:
+    config = parse(Config, raw, "a")
+    assert parse_json(Config, canonical(config), "b") == config
+
+
+def test_text_that_is_not_json_is_refused() -> None:
+    with pytest.raises(ConfigError, match="--settings: not valid JSON"):
+        parse_json(Config, "{", "--settings")
