@@ -29,7 +29,7 @@ $(VENV)/ready-dev: requirements-dev.lock $(VENV)/ready
 	touch $@
 
 demo: $(VENV)/ready
-	PATH="$(abspath $(BIN)):$$PATH" snakemake --cores $(CORES) --quiet rules --resources gpu=$$(nvidia-smi -L 2>/dev/null | grep -c . || true)
+	PATH="$(abspath $(BIN)):$$PATH" snakemake --cores $(CORES) --quiet rules --resources gpu=$$(nvidia-smi -L 2>/dev/null | wc -l)
 	@cat results/demo/summary/summary.md
 	@echo "Tables:  results/demo/summary/summary.{md,csv,parquet}, results/demo/metrics/"
 	@echo "Figures: results/demo/figures/vertfrac/"

@@ -93,7 +93,7 @@ def tiny_system() -> dict[str, Any]:
             "input": {"scaling": "window", "window_hu": [-250, 850]},
             "network": {"widths": [2, 3], "output_stride": 2, "mean_offsets": True},
             "crop_mm": [64, 48],
-            "width_mm": 64,
+            "straighten": {"width_mm": 64},
             "training": dict(training),
             "inference": {"score": 0.5, "low_score": 0.25, "average_mm": 2},
         },

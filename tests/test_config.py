@@ -155,8 +155,10 @@ def test_an_unknown_system_lists_the_known_ones(tmp_path: Path, raw: dict[str, A
 
 def test_a_mistake_in_a_systems_file_names_that_file(tmp_path: Path, raw: dict[str, Any]) -> None:
     (tmp_path / "systems").mkdir()
-    (tmp_path / "systems" / "alpha.yaml").write_text(json.dumps(_set(raw["systems"]["tiny"], "detector.width_mm", -1)))
-    with pytest.raises(ConfigError, match=r"alpha\.yaml: detector\.width_mm"):
+    (tmp_path / "systems" / "alpha.yaml").write_text(
+        json.dumps(_set(raw["systems"]["tiny"], "detector.straighten.width_mm", -1))
+    )
+    with pytest.raises(ConfigError, match=r"alpha\.yaml: detector\.straighten\.width_mm"):
         resolve({**raw, "systems": ["alpha"]}, tmp_path, "x.yaml")
 
 
@@ -193,13 +195,13 @@ def test_the_canonical_form_does_not_depend_on_spelled_out_defaults(raw: dict[st
     assert canonical(parse(Config, _set(raw, "shards", 2), "a")) == canonical(parse(Config, raw, "b"))
 
 
-@pytest.mark.parametrize(("path", "value"), [("folds.k", 4), ("systems.tiny.detector.width_mm", 65)])
+@pytest.mark.parametrize(("path", "value"), [("folds.k", 4), ("systems.tiny.detector.straighten.width_mm", 65)])
 def test_another_value_has_another_canonical_form(raw: dict[str, Any], path: str, value: Any) -> None:
     assert canonical(parse(Config, _set(raw, path, value), "a")) != canonical(parse(Config, raw, "b"))
 
 
 def test_whole_and_decimal_numbers_are_the_same_value(raw: dict[str, Any]) -> None:
-    path = "systems.tiny.detector.width_mm"
+    path = "systems.tiny.detector.straighten.width_mm"
     assert canonical(parse(Config, _set(raw, path, 64), "a")) == canonical(parse(Config, _set(raw, path, 64.0), "b"))
 
 

@@ -208,14 +208,20 @@ class DetectorInference(Section):
     partial_margin_mm: float = Field(0.0, description="keypoints nearer to the scan's edge make a vertebra partial")
 
 
+class Straighten(Section):
+    """The slice that is cut along a predicted curve."""
+
+    width_mm: Positive = Field(96.0, description="anterior-posterior width")
+    extend_mm: NotNegative = Field(0.0, description="how far the slice goes on beyond the predicted limits")
+
+
 class Detector(Section):
     """Stage 2: keypoints of every vertebra on the straightened slice."""
 
     input: DetectorInput
     network: DetectorNetwork
     crop_mm: tuple[Positive, Positive] = Field(description="size of a training crop: along the spine, in depth")
-    width_mm: Positive = Field(96.0, description="width of the slice at inference")
-    extend_mm: NotNegative = Field(0.0, description="how far the slice goes on beyond the predicted limits")
+    straighten: Straighten = Field(default_factory=Straighten)
     augmentation: SliceAugmentation = Field(default_factory=SliceAugmentation)
     loss: DetectorLoss = Field(default_factory=DetectorLoss)
     training: Training

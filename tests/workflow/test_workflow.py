@@ -118,6 +118,11 @@ def test_second_call_does_nothing(finished: Path) -> None:
             0.2,
             {"detect", "evaluate", "summary", "figures", "export"},
         ),
+        (
+            ("systems", "tiny", "detector", "straighten", "extend_mm"),
+            20,
+            {"straighten", "detect", "evaluate", "summary", "figures", "export"},
+        ),
         (("evaluation", "match_iou"), 0.2, {"evaluate", "summary", "figures", "export"}),
         (
             ("systems", "tiny", "detector", "training", "steps"),

@@ -63,7 +63,10 @@ def analyse(image: Image, model: Model) -> ScanResult:
     )
     clock.lap("localize")
     geometry = StraightSlice.along(
-        spine.curve, width_mm=stage2.width_mm, spacing_mm=model.slice_spacing_mm, extend_mm=stage2.extend_mm
+        spine.curve,
+        width_mm=stage2.straighten.width_mm,
+        spacing_mm=model.slice_spacing_mm,
+        extend_mm=stage2.straighten.extend_mm,
     )
     slice_hu = straight_image(image, geometry)
     clock.lap("straighten")

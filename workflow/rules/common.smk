@@ -32,9 +32,12 @@ def volumes(wildcards):
 
 
 def training_settings(section):
-    """What training depends on: everything but the section's settings of inference."""
+    """What training depends on: a stage's section without what only straightening and inference use."""
+    later = [name for name in ("straighten", "inference") if hasattr(section, name)]
     return canonical(
-        section.model_copy(update={"inference": type(section.inference)()})
+        section.model_copy(
+            update={name: type(getattr(section, name))() for name in later}
+        )
     )
 
 

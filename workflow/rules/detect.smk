@@ -49,8 +49,8 @@ rule straighten:
         runtime=240,
     params:
         spacing=CONFIG.slices.spacing_mm,
-        width=lambda wildcards: detector(wildcards).width_mm,
-        beyond=lambda wildcards: detector(wildcards).extend_mm,
+        width=lambda wildcards: detector(wildcards).straighten.width_mm,
+        beyond=lambda wildcards: detector(wildcards).straighten.extend_mm,
         code=code_hash("inference.held_out"),
     shell:
         "vertfrac straighten --cases {input.cases} --curves {input.curves} --spacing {params.spacing}"
