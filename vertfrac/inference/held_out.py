@@ -21,6 +21,7 @@ from vertfrac.geometry.straighten import StraightSlice
 from vertfrac.imaging import read_image
 from vertfrac.inference.detect import detect, measure
 from vertfrac.inference.localize import localize
+from vertfrac.inference.options import detect_options, localize_options
 from vertfrac.inference.weights import load_detector, load_localizer
 
 
@@ -47,13 +48,7 @@ def predict_curves(
                 [network],
                 volume,
                 Grid((x, y, z), np.asarray(entry["affine"])),
-                edge_mm=settings.input.edge_mm,
-                scaling=settings.input.scaling,
-                window_hu=settings.input.window_hu,
-                limit_probability=settings.inference.limit_probability,
-                smooth_mm=settings.inference.smooth_mm,
-                extend_mm=settings.inference.extend_mm,
-                flip=settings.inference.flip,
+                **localize_options(settings),
                 device=device,
             )
         except VertfracError as error:
@@ -122,12 +117,7 @@ def detect_vertebrae(
             [network],
             image,
             spacing_mm=spacing_mm,
-            scaling=settings.input.scaling,
-            window_hu=settings.input.window_hu,
-            threshold=min(options.score, options.low_score),
-            nms=options.nms,
-            nms_threshold=options.nms_threshold,
-            average_mm=options.average_mm,
+            **detect_options(settings, options),
             device=device,
         )
         scan = Grid(tuple(entry["shape"]), np.asarray(entry["affine"]))

@@ -15,6 +15,7 @@ from vertfrac.geometry.straighten import StraightSlice
 from vertfrac.imaging import Image
 from vertfrac.inference.detect import detect, measure, vertebrae_frame
 from vertfrac.inference.localize import SpineCurve, localize
+from vertfrac.inference.options import detect_options, localize_options
 from vertfrac.inference.weights import Model
 
 SMALLEST_EXTENT_MM = 30.0
@@ -52,13 +53,7 @@ def analyse(image: Image, model: Model) -> ScanResult:
         model.localizers,
         volume,
         grid,
-        edge_mm=stage1.input.edge_mm,
-        scaling=stage1.input.scaling,
-        window_hu=stage1.input.window_hu,
-        limit_probability=stage1.inference.limit_probability,
-        smooth_mm=stage1.inference.smooth_mm,
-        extend_mm=stage1.inference.extend_mm,
-        flip=stage1.inference.flip,
+        **localize_options(stage1),
         device=model.device,
     )
     clock.lap("localize")
@@ -75,12 +70,7 @@ def analyse(image: Image, model: Model) -> ScanResult:
         model.detectors,
         slice_hu,
         spacing_mm=model.slice_spacing_mm,
-        scaling=stage2.input.scaling,
-        window_hu=stage2.input.window_hu,
-        threshold=min(options.score, options.low_score),
-        nms=options.nms,
-        nms_threshold=options.nms_threshold,
-        average_mm=options.average_mm,
+        **detect_options(stage2, options),
         device=model.device,
     )
     clock.lap("detect")
