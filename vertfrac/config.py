@@ -45,17 +45,17 @@ class Section(BaseModel):
 class Cohort(Section):
     """Where the cases come from."""
 
-    kind: Literal["phantom", "nifti"] = Field(description="phantom: made by vertfrac; nifti: a folder with scans.csv")
+    kind: Literal["phantom", "nifti"] = Field(description="phantom: made by vertfrac; nifti: a folder with cases.csv")
     cases: Count | None = Field(None, description="phantom: number of cases")
     seed: int = Field(1, description="phantom: seed of the cohort")
-    folder: str | None = Field(None, description="nifti: folder that holds scans.csv and annotations.csv")
+    folder: str | None = Field(None, description="nifti: folder that holds cases.csv and annotations.csv")
 
     @model_validator(mode="after")
     def _complete(self) -> Cohort:
         if self.kind == "phantom" and self.cases is None:
             raise ValueError("a phantom cohort needs cases, the number of phantoms")
         if self.kind == "nifti" and self.folder is None:
-            raise ValueError("a nifti cohort needs folder, where scans.csv and annotations.csv are")
+            raise ValueError("a nifti cohort needs folder, where cases.csv and annotations.csv are")
         return self
 
 
