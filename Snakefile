@@ -9,7 +9,7 @@ from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
 from vertfrac.cohorts.ingest import tables_and_scans
-from vertfrac.config import canonical, resolve
+from vertfrac.config import canonical, owner, resolve
 from vertfrac.errors import VertfracError
 from vertfrac.provenance import code_hash
 

@@ -91,7 +91,7 @@ def tiny_system() -> dict[str, Any]:
         },
         "detector": {
             "input": {"scaling": "window", "window_hu": [-250, 850]},
-            "network": {"widths": [2, 3], "output_stride": 2, "mean_offsets": True},
+            "network": {"kind": "anchor_free", "widths": [2, 3], "output_stride": 2, "mean_offsets": True},
             "crop_mm": [64, 48],
             "straighten": {"width_mm": 64},
             "training": dict(training),
@@ -138,9 +138,8 @@ def make_model(tiny_system: dict[str, Any]) -> Callable[..., Path]:
         system = System.model_validate({**tiny_system, **changes})
         weights: dict[str, list[Path]] = {"localizer": [], "detector": []}
         for fold in range(folds):
-            torch.manual_seed(fold)
-            localizer = build_localizer(system.localizer.network)
-            detector = build_detector(system.detector.network, 1.0)
+            localizer = build_localizer(system.localizer.network, seed=fold)
+            detector = build_detector(system.detector.network, 1.0, seed=fold)
             shape = [[-9, -13], [9, -13], [-8, 0], [8, 0], [-9, 13], [9, 13]]
             detector.get_buffer("mean_offsets").copy_(torch.tensor(shape))
             head = detector.unet.head

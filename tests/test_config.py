@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from vertfrac.config import Config, System, canonical, parse, parse_json, read_yaml, resolve
+from vertfrac.config import Config, System, canonical, changes, lineage, owner, parse, parse_json, read_yaml, resolve
 from vertfrac.errors import ConfigError
 
 SHIPPED = Path(__file__).parents[1] / "config" / "config.yaml"
@@ -213,3 +214,70 @@ def test_the_canonical_form_is_read_back_as_the_same_value(raw: dict[str, Any]) 
 def test_text_that_is_not_json_is_refused() -> None:
     with pytest.raises(ConfigError, match="--settings: not valid JSON"):
         parse_json(Config, "{", "--settings")
+
+
+# --- systems based on others
+
+
+def _family(raw: dict[str, Any], tmp_path: Path, systems: list[Any]) -> Config:
+    (tmp_path / "systems").mkdir(exist_ok=True)
+    (tmp_path / "systems" / "alpha.yaml").write_text(json.dumps(raw["systems"]["tiny"]))
+    (tmp_path / "systems" / "beta.yaml").write_text('{"base": "alpha", "detector": {"inference": {"nms": "box"}}}')
+    return resolve({**raw, "systems": systems}, tmp_path, "x.yaml")
+
+
+def test_a_system_takes_what_it_does_not_say_from_its_base(tmp_path: Path, raw: dict[str, Any]) -> None:
+    config = _family(raw, tmp_path, ["beta", {"gamma": {"base": "beta", "localizer": {"loss": {"limits_weight": 3}}}}])
+    assert list(config.systems) == ["beta", "gamma"]
+    assert list(config.ancestors) == ["alpha"]
+    alpha, beta, gamma = config.ancestors["alpha"], config.systems["beta"], config.systems["gamma"]
+    assert beta.localizer == alpha.localizer
+    assert beta.detector.training == alpha.detector.training
+    assert (alpha.detector.inference.nms, beta.detector.inference.nms) == ("butterfly", "box")
+    assert gamma.detector == beta.detector
+    assert changes(config, "gamma") == {"localizer.loss.limits_weight": (1.0, 3.0)}
+    assert changes(config, "beta") == {"detector.inference.nms": ("butterfly", "box")}
+    assert lineage(config, "gamma") == ["gamma", "beta", "alpha"]
+
+
+def test_what_is_equal_to_the_base_is_kept_under_the_name_of_the_base(tmp_path: Path, raw: dict[str, Any]) -> None:
+    config = _family(raw, tmp_path, ["beta", {"gamma": {"base": "beta", "localizer": {"loss": {"limits_weight": 3}}}}])
+    assert owner(config, "gamma", lambda system: canonical(system.localizer)) == "gamma"
+    assert owner(config, "gamma", lambda system: canonical(system.detector)) == "beta"
+    assert owner(config, "gamma", lambda system: canonical(system.detector.training)) == "alpha"
+    assert owner(config, "beta", lambda system: canonical(system.localizer)) == "alpha"
+
+
+def test_a_return_to_an_earlier_value_is_its_own_result(tmp_path: Path, raw: dict[str, Any]) -> None:
+    back = {"base": "beta", "detector": {"inference": {"nms": "butterfly"}}}
+    config = _family(raw, tmp_path, ["beta", {"back": back}])
+    assert owner(config, "back", lambda system: canonical(system.detector)) == "back"
+
+
+@pytest.mark.parametrize(
+    ("systems", "words"),
+    [
+        ([{"a": {"base": "b"}}, {"b": {"base": "a"}}], "a -> b -> a is based on itself"),
+        ([{"a": {"base": "nobody"}}], "unknown system 'nobody'"),
+        (["alpha", "alpha"], "'alpha' is listed twice"),
+        ([{"a": {"base": "alpha", "detector": {"inference": {"nms": "oval"}}}}], "systems.a: detector.inference.nms"),
+        ([{"a": {"base": "alpha", "surprise": 1}}], "systems.a: surprise: unknown key"),
+    ],
+)
+def test_a_wrong_family_is_told_in_one_line(
+    tmp_path: Path, raw: dict[str, Any], systems: list[Any], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=re.escape(words)) as error:
+        _family(raw, tmp_path, systems)
+    assert "\n" not in str(error.value)
+
+
+def test_anchor_boxes_have_no_error_of_heights_in_pixels(tmp_path: Path, raw: dict[str, Any]) -> None:
+    detector = {
+        "network": {"kind": "anchor_based", "widths": [2, 3], "output_stride": 1, "skip": "add"},
+        "loss": {"height_weight": 0.5},
+    }
+    system = json.loads(json.dumps(raw["systems"]["tiny"]))
+    system["detector"] |= detector
+    with pytest.raises(ConfigError, match=r"height_weight needs an anchor_free network"):
+        resolve({**raw, "systems": {"a": system}}, tmp_path, "x.yaml")

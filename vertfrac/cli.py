@@ -212,6 +212,7 @@ def _fit_settings(training: Any) -> FitSettings:
         milestones=training.schedule.milestones,
         checkpoint_every=training.checkpoint_every,
         seed=training.seed,
+        average_decay=training.average_decay,
         mixed_precision=training.mixed_precision,
     )
 
@@ -244,16 +245,16 @@ def train_localizer(
     from vertfrac import tables
     from vertfrac.cohorts.folds import training_cases
     from vertfrac.config import Localizer
-    from vertfrac.inference.weights import save_weights
+    from vertfrac.inference.weights import build_localizer, save_weights
     from vertfrac.models.device import pick_device
     from vertfrac.training.localizer import train_localizer as run
 
     s: Localizer = _section(Localizer, settings)
     network = run(
+        build_localizer(s.network, s.training.seed),
         volumes,
         tables.read_table(annotations, tables.ANNOTATIONS),
         training_cases(tables.read_table(folds, tables.FOLDS), repeat, fold),
-        **s.network.model_dump(),
         **s.loss.model_dump(),
         edge_mm=s.input.edge_mm,
         scaling=s.input.scaling,
@@ -296,16 +297,16 @@ def train_detector(
     from vertfrac import tables
     from vertfrac.cohorts.folds import training_cases
     from vertfrac.config import Detector
-    from vertfrac.inference.weights import save_weights
+    from vertfrac.inference.weights import build_detector, save_weights
     from vertfrac.models.device import pick_device
     from vertfrac.training.detector import train_detector as run
 
     s: Detector = _section(Detector, settings)
     network = run(
+        build_detector(s.network, spacing, s.training.seed),
         slices,
         training_cases(tables.read_table(folds, tables.FOLDS), repeat, fold),
         spacing_mm=spacing,
-        **s.network.model_dump(exclude={"kind"}),
         scaling=s.input.scaling,
         window_hu=s.input.window_hu,
         **s.loss.model_dump(),

@@ -8,6 +8,7 @@ schema.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -97,6 +98,9 @@ class Training(Section):
     weight_decay: NotNegative = Field(0.0, description="decoupled weight decay (AdamW)")
     checkpoint_every: Count = Field(200, description="steps between checkpoints")
     seed: int = Field(0, description="seed of weights, samples and augmentation")
+    average_decay: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="decay per step of the exponential average of the weights, from half of the steps on; 0 is off"
+    )
     mixed_precision: bool = Field(True, description="bfloat16 on a GPU; the CPU always runs float32, which is faster")
 
 
@@ -144,6 +148,9 @@ class LocalizerInference(Section):
     smooth_mm: NotNegative = Field(0.0, description="scale of the smoothing spline along the curve; 0 as published")
     extend_mm: NotNegative = Field(0.0, description="prolong the curve at both ends (20 for VerSe in Z22)")
     flip: bool = Field(False, description="average the prediction with that of the mirrored scan")
+    weights: Literal["equal", "precision"] = Field(
+        "equal", description="precision: slices and networks count by how narrow their maps are, in means and smoothing"
+    )
 
 
 class Localizer(Section):
@@ -151,7 +158,7 @@ class Localizer(Section):
 
     input: LocalizerInput
     network: LocalizerNetwork
-    crop_mm: Spacing = Field(description="size of a training crop, x, y, z")
+    crop_mm: Spacing | None = Field(description="size of a training crop, x, y, z; null takes whole scans")
     augmentation: VolumeAugmentation = Field(default_factory=VolumeAugmentation)
     loss: LocalizerLoss = Field(default_factory=LocalizerLoss)
     training: Training
@@ -169,21 +176,39 @@ class SliceAugmentation(Section):
     intensity: NotNegative = Field(1.0, description="strength of brightness, contrast, gamma, blur and noise; 0 is off")
 
 
-class DetectorNetwork(Section):
-    kind: Literal["anchor_free"] = "anchor_free"
+class _SliceNetwork(Section):
     widths: tuple[Count, ...] = Field(description="channels per level of the 2D U-Net")
     output_stride: Count = Field(1, description="pixels per output cell; 1 as published")
     skip: Literal["concatenate", "add"] = Field(
         "concatenate", description="skip connections; add is three times cheaper"
     )
+
+    @model_validator(mode="after")
+    def _levels(self) -> _SliceNetwork:
+        _check_levels(self.widths, self.output_stride)
+        return self
+
+
+class AnchorFreeNetwork(_SliceNetwork):
+    """Every pixel is an anchor (Z22)."""
+
+    kind: Literal["anchor_free"]
     radius_mm: Positive = Field(5.0, description="pixels within it of a vertebra's centroid are positive")
     offset_scale_px: Positive = Field(1.0, description="pixels that a network output of 1 means; 1 as published")
     mean_offsets: bool = Field(False, description="predict differences from the mean vertebra of the training cases")
 
-    @model_validator(mode="after")
-    def _levels(self) -> DetectorNetwork:
-        _check_levels(self.widths, self.output_stride)
-        return self
+
+class AnchorBasedNetwork(_SliceNetwork):
+    """Every pixel carries anchor boxes (P20)."""
+
+    kind: Literal["anchor_based"]
+    scales_mm: tuple[Positive, ...] = Field((17.0, 23.0, 28.0, 35.0), description="square roots of the boxes' areas")
+    ratios: tuple[Positive, ...] = Field((0.8, 1.1, 1.3, 2.0), description="width over height of the boxes")
+    positive_iou: Probability = Field(0.5, description="boxes that overlap a vertebra's box by more are positive")
+    best_anchor: bool = Field(True, description="a vertebra that no box reaches claims the one that overlaps it most")
+
+
+DetectorNetwork = Annotated[AnchorFreeNetwork | AnchorBasedNetwork, Field(discriminator="kind")]
 
 
 class DetectorInput(Section):
@@ -227,10 +252,17 @@ class Detector(Section):
     training: Training
     inference: DetectorInference = Field(default_factory=DetectorInference)
 
+    @model_validator(mode="after")
+    def _heights_need_offsets(self) -> Detector:
+        if self.loss.height_weight > 0 and self.network.kind == "anchor_based":
+            raise ValueError("loss.height_weight needs an anchor_free network, whose code is in pixels")
+        return self
+
 
 class System(Section):
     """A named method: both stages with all their settings."""
 
+    base: str | None = Field(None, description="the system whose settings hold where this one says nothing")
     localizer: Localizer
     detector: Detector
 
@@ -242,6 +274,9 @@ class Evaluation(Section):
     match_distance_mm: Positive = Field(20.0, description="largest distance of body centres of a match")
 
 
+SystemName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
+
+
 class Config(Section):
     """The whole configuration of one run of the workflow."""
 
@@ -250,7 +285,8 @@ class Config(Section):
     shards: Count = Field(2, description="parts into which the work on single cases is split")
     folds: Folds = Field(default_factory=Folds)
     slices: Slices = Field(default_factory=Slices)
-    systems: dict[str, System] = Field(min_length=1, description="the systems to compare, by name")
+    systems: dict[SystemName, System] = Field(min_length=1, description="the systems to compare, by name")
+    ancestors: dict[SystemName, System] = Field({}, description="systems that others are based on, but not compared")
     evaluation: Evaluation = Field(default_factory=Evaluation)
 
     @model_validator(mode="after")
@@ -269,7 +305,8 @@ def parse(section: type[S], value: Any, where: str) -> S:
         return section.model_validate(value)
     except ValidationError as error:
         first = error.errors()[0]
-        path = ".".join(str(part) for part in first["loc"])
+        kinds = ("anchor_free", "anchor_based")  # pydantic names the chosen kind of network as a part of the path
+        path = ".".join(str(part) for part in first["loc"] if part not in kinds)
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         found = "" if first["type"] in ("missing", "value_error") else f", found {_short(first['input'])}"
         problem = "unknown key" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
@@ -302,21 +339,93 @@ def read_yaml(path: Path) -> Any:
 
 
 def resolve(raw: Any, folder: Path, where: str) -> Config:
-    """Check a raw configuration whose ``systems`` may name files of ``folder/systems`` instead of spelling them out."""
+    """Check a raw configuration and complete its systems.
+
+    ``systems`` lists names of files in ``folder/systems`` and systems spelled out, {NAME: {...}}, or is a mapping of
+    the latter. A system with a ``base`` states only what differs from it.
+    """
     if not isinstance(raw, dict):
         raise ConfigError(f"{where}: expected a mapping of keys, found {type(raw).__name__}")
-    systems = raw.get("systems")
-    if isinstance(systems, list):
-        named: dict[str, Any] = {}
-        for name in systems:
+    listed = raw.get("systems")
+    spelled: dict[str, Any] = dict(listed) if isinstance(listed, dict) else {}
+    names = list(spelled)
+    for entry in listed if isinstance(listed, list) else ():
+        if isinstance(entry, dict):
+            spelled.update(entry)
+            names += entry
+        else:
+            names.append(str(entry))
+    if len(set(names)) < len(names):
+        raise ConfigError(f"{where}: systems: {max(names, key=names.count)!r} is listed twice, expected each once")
+    if not isinstance(listed, dict | list):
+        return parse(Config, raw, where)
+    complete: dict[str, Any] = {}
+
+    def completed(name: str, asking: tuple[str, ...]) -> Any:
+        if name in asking:
+            raise ConfigError(f"{where}: systems: {' -> '.join([*asking, name])} is based on itself")
+        if name not in complete:
             path = folder / "systems" / f"{name}.yaml"
-            if not path.is_file():
-                known = ", ".join(sorted(p.stem for p in (folder / "systems").glob("*.yaml")))
+            if name in spelled:
+                value, origin = spelled[name], f"{where}: systems.{name}"
+            elif path.is_file():
+                value, origin = read_yaml(path), str(path)
+            else:
+                known = ", ".join(sorted({*spelled, *(p.stem for p in (folder / "systems").glob("*.yaml"))} - {name}))
                 raise ConfigError(f"{where}: systems: unknown system {name!r}, expected one of {known}")
-            parse(System, read_yaml(path), str(path))
-            named[str(name)] = read_yaml(path)
-        raw = {**raw, "systems": named}
-    return parse(Config, raw, where)
+            base = value.get("base") if isinstance(value, dict) else None
+            if base is not None:
+                value = _merged(completed(str(base), (*asking, name)), value)
+            parse(System, value, origin)
+            complete[name] = value
+        return complete[name]
+
+    for name in names:
+        completed(name, ())
+    systems = {name: complete.pop(name) for name in names}
+    return parse(Config, {**raw, "systems": systems, "ancestors": complete}, where)
+
+
+def _merged(base: Any, changes: Any) -> Any:
+    """Mappings merged key by key; anything else is replaced."""
+    if not isinstance(base, dict) or not isinstance(changes, dict):
+        return changes
+    return base | {key: _merged(base.get(key), value) for key, value in changes.items()}
+
+
+def lineage(config: Config, name: str) -> list[str]:
+    """A system, the one it is based on, and so on."""
+    systems = config.ancestors | config.systems
+    names = [name]
+    while (base := systems[names[-1]].base) is not None:
+        names.append(base)
+    return names
+
+
+def owner(config: Config, name: str, settings: Callable[[System], str]) -> str:
+    """The earliest in a system's lineage from which on ``settings`` stay equal: under its name their result is kept."""
+    systems = config.ancestors | config.systems
+    names = lineage(config, name)
+    while len(names) > 1 and settings(systems[names[0]]) == settings(systems[names[1]]):
+        names.pop(0)
+    return names[0]
+
+
+def changes(config: Config, name: str) -> dict[str, tuple[Any, Any]]:
+    """What a system has different from its base: path of the key -> (value of the base, its own)."""
+    systems = config.ancestors | config.systems
+    base = systems[name].base
+    if base is None:
+        return {}
+    before, after = (_flat(systems[other].model_dump(mode="json", exclude={"base"})) for other in (base, name))
+    keys = [*before, *(key for key in after if key not in before)]
+    return {key: (before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)}
+
+
+def _flat(value: Any, path: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {path: value}
+    return {k: v for key, part in value.items() for k, v in _flat(part, f"{path}.{key}" if path else key).items()}
 
 
 def canonical(section: BaseModel) -> str:

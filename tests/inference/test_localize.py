@@ -14,13 +14,13 @@ from torch import Tensor
 from vertfrac.errors import NoSpineError
 from vertfrac.geometry.grid import Grid
 from vertfrac.inference.localize import SpineCurve, localize
-from vertfrac.models.localizer import LocalizerOutput, soft_argmax
+from vertfrac.models.localizer import LocalizerOutput, softmax_moments
 
 Floats = NDArray[np.float64]
 SHAPE_ZYX = (24, 30, 26)
 OPTIONS: dict[str, Any] = {
     "edge_mm": 0.0, "scaling": "window", "window_hu": (-500, 1000), "limit_probability": 0.5, "smooth_mm": 0.0,
-    "extend_mm": 0.0, "flip": False, "device": torch.device("cpu"),
+    "extend_mm": 0.0, "flip": False, "weights": "equal", "device": torch.device("cpu"),
 }  # fmt: skip
 
 
@@ -42,11 +42,14 @@ def _line(slices: int, first: int = 0) -> Floats:
     return np.column_stack([12 + 0.3 * z, 15 - 0.2 * z])
 
 
-def _says(positions: Floats, probability: Floats | None = None) -> Callable[[Tensor], LocalizerOutput]:
+def _says(
+    positions: Floats, probability: Floats | None = None, variance: float | Floats = 0.0
+) -> Callable[[Tensor], LocalizerOutput]:
     def network(images: Tensor) -> LocalizerOutput:
         assert images.shape[2] == len(positions)
         limits = None if probability is None else torch.logit(torch.tensor(probability, dtype=torch.float64))[None]
-        return LocalizerOutput(torch.tensor(positions)[None], limits)
+        spread = torch.zeros_like(torch.tensor(positions)) + torch.as_tensor(variance, dtype=torch.float64)
+        return LocalizerOutput(torch.tensor(positions)[None], spread[None], limits)
 
     return network
 
@@ -126,7 +129,7 @@ def test_several_networks_are_averaged() -> None:
 
 
 def _brightest(images: Tensor) -> LocalizerOutput:
-    return LocalizerOutput(soft_argmax(images[:, 0] * 1000), None)
+    return LocalizerOutput(*softmax_moments(images[:, 0] * 1000), None)
 
 
 def test_averaging_with_the_mirrored_scan_does_not_move_a_symmetric_answer() -> None:
@@ -140,3 +143,26 @@ def test_averaging_with_the_mirrored_scan_does_not_move_a_symmetric_answer() -> 
 def test_smoothing_keeps_a_straight_line() -> None:
     plain, smooth = (_localize(_says(_line(24)), smooth_mm=mm) for mm in (0.0, 30.0))
     assert np.allclose(plain.curve.points_world, smooth.curve.points_world, atol=1e-6)
+
+
+def test_precise_networks_outweigh_vague_ones() -> None:
+    good, bad = _line(24), _line(24) + 8
+    variance = np.full((24, 2), 50.0)
+    found, alone, equal = (
+        _localize([_says(good), *others], weights=weights).curve.at(30.0)
+        for others, weights in (([_says(bad, variance=variance)], "precision"), ([], "equal"), ([_says(bad)], "equal"))
+    )
+    assert np.linalg.norm(found - alone) == pytest.approx(np.linalg.norm(equal - alone) * 2 / 102, rel=1e-3)
+
+
+def test_vague_slices_bend_the_smoothed_curve_less() -> None:
+    off = _line(24)
+    off[10:13] += 6
+    vague = np.zeros((24, 2))
+    vague[10:13] = 400.0
+    straight = _localize(_says(_line(24)), smooth_mm=10.0).curve.at(60.0)
+    distances = [
+        np.linalg.norm(_localize(_says(off, variance=vague), smooth_mm=10.0, weights=w).curve.at(60.0) - straight)
+        for w in ("precision", "equal")
+    ]
+    assert distances[0] < 0.2 * distances[1]

@@ -122,13 +122,13 @@ class _Says(torch.nn.Module):
 
 
 def test_detect_finds_the_vertebrae_that_the_networks_encode() -> None:
-    network = AnchorFree(widths=(2, 3), output_stride=2, radius_px=5.0, offset_scale_px=10.0).eval()
+    network = AnchorFree(widths=(2, 3), output_stride=2, radius_px=5.0).eval()
     truth = torch.tensor(SHAPE[None, None] + np.array([[40, 48], [75, 48]])[None, :, None], dtype=torch.float32)
     targets = network.encode(truth, torch.ones(1, 2), 60, 48)
-    offsets = (targets.keypoints - network.anchors(60, 48)[..., None, :]) / 10
-    network.unet = _Says(  # type: ignore[assignment]
-        torch.cat([targets.objectness[:, None] * 40 - 20, offsets.permute(0, 3, 4, 1, 2).flatten(1, 2)], dim=1)
-    )
+    output = torch.zeros(1, 60, 48, 13)
+    output[..., 0] = targets.objectness[:, 0] * 40 - 20
+    output[..., 1:][targets.objectness[:, 0] > 0] = targets.code.flatten(1)
+    network.unet = _Says(output.permute(0, 3, 1, 2))  # type: ignore[assignment]
     found = detect(
         [network, network], np.zeros((120, 96), dtype=np.int16), spacing_mm=1.0, scaling="window",
         window_hu=(-250, 850), threshold=0.5, nms="butterfly", nms_threshold=0.1, average_mm=4.0,

@@ -14,6 +14,7 @@ from vertfrac.models.localizer import (
     edge_slices,
     localizer_loss,
     soft_argmax,
+    softmax_moments,
     with_edges,
 )
 
@@ -62,6 +63,21 @@ def test_soft_argmax_does_not_change_when_a_constant_is_added() -> None:
     torch.manual_seed(0)
     logits = torch.randn(2, 3, 7, 5)
     assert torch.allclose(soft_argmax(logits), soft_argmax(logits + 500), atol=1e-4)
+
+
+def test_the_variance_of_a_map_is_the_mean_square_distance_from_its_mean() -> None:
+    logits = torch.full((1, 1, 5, 9), -1e9)
+    logits[0, 0, 1, 2] = logits[0, 0, 1, 6] = logits[0, 0, 3, 4] = 3.0
+    mean, variance = softmax_moments(logits)
+    y, x = torch.tensor([1.0, 1, 3]), torch.tensor([2.0, 6, 4])
+    assert torch.allclose(mean[0, 0], torch.stack([y.mean(), x.mean()]))
+    assert torch.allclose(variance[0, 0], torch.stack([y.var(correction=0), x.var(correction=0)]))
+
+
+def test_the_variance_of_a_peak_far_from_the_corner_is_zero() -> None:
+    logits = torch.full((1, 1, 300, 300), -1e9)
+    logits[..., 290, 280] = 0.0
+    assert softmax_moments(logits)[1].abs().max() == 0
 
 
 def test_soft_argmax_computes_in_float32_for_half_precision() -> None:
@@ -124,7 +140,7 @@ def _scene(limits: bool) -> tuple[LocalizerOutput, Tensor, Tensor, Tensor]:
     positions, truth = (torch.rand(2, 9, 2, generator=generator) * 20 for _ in range(2))
     inside = (torch.rand(2, 9, generator=generator) > 0.4).float()
     logits = torch.randn(2, 9, generator=generator) * 3 if limits else None
-    return LocalizerOutput(positions, logits), truth, inside, torch.tensor([2.0, 3.0])
+    return LocalizerOutput(positions, torch.zeros_like(positions), logits), truth, inside, torch.tensor([2.0, 3.0])
 
 
 @pytest.mark.parametrize("weight", [1.0, 2.5])

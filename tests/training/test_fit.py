@@ -21,7 +21,7 @@ from vertfrac.training.fit import FitSettings, fit, learning_rate_factor
 CPU = torch.device("cpu")
 SETTINGS = FitSettings(
     steps=9, learning_rate=0.05, weight_decay=0.01, schedule="cosine", warmup=0.2, milestones=(),
-    checkpoint_every=4, seed=1, mixed_precision=True,
+    checkpoint_every=4, seed=1, average_decay=0.0, mixed_precision=True,
 )  # fmt: skip
 
 
@@ -162,11 +162,34 @@ def test_halving_halves_at_each_milestone() -> None:
     assert factors == [1.0, 1.0, 0.5, 0.5, 0.25, 0.125, 0.125]
 
 
+def test_averaged_weights_are_the_exponential_mean_over_the_second_half_of_the_steps(tmp_path: Path) -> None:
+    history = [
+        _run(tmp_path / f"{n}", replace(SETTINGS, steps=n, warmup=0.0, schedule="halving")) for n in range(5, 10)
+    ]
+    averaged = _run(tmp_path / "average", replace(SETTINGS, average_decay=0.6, warmup=0.0, schedule="halving"))
+    for name, value in averaged.items():
+        if value.is_floating_point():
+            expected = history[0][name]
+            for later in history[1:]:
+                expected = 0.6 * expected + 0.4 * later[name]
+            assert torch.allclose(value, expected, atol=1e-6), name
+
+
+def test_a_stopped_run_with_averaged_weights_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, average_decay=0.6)
+    network = _network()
+    with pytest.raises(_InterruptedError):
+        fit(network, _stopping_at(8, []), settings, work=tmp_path / "stopped", device=CPU)  # type: ignore[arg-type]
+    resumed, undisturbed = _run(tmp_path / "stopped", settings), _run(tmp_path / "whole", settings)
+    assert all(torch.equal(resumed[name], value) for name, value in undisturbed.items())
+
+
 # --- the two stages' own calls, on arrays small enough for seconds
 
 
 def test_a_detector_trains_on_cached_slices(tmp_path: Path) -> None:
     from vertfrac.arrays import write_arrays
+    from vertfrac.models.anchor_free import AnchorFree
     from vertfrac.training.detector import train_detector
 
     shape = np.array([[-9, -12], [9, -12], [-8, 0], [8, 0], [-9, 12], [9, 12]]) + np.array([40, 32])
@@ -175,12 +198,14 @@ def test_a_detector_trains_on_cached_slices(tmp_path: Path) -> None:
         {"c/a/0": np.random.default_rng(0).integers(-200, 800, (80, 64)).astype(np.int16)},
         {"cases": {"c/a/0": {"case": "c", "keypoints": [shape.tolist()]}}},
     )
+    untrained = AnchorFree(
+        widths=(2, 3, 4), output_stride=2, skip="add", radius_px=5.0, offset_scale_px=10.0, mean_offsets=True
+    )
     network = train_detector(
-        [tmp_path / "slices"], {"c"}, spacing_mm=1.0, widths=(2, 3, 4), output_stride=2, skip="add", radius_mm=5.0,
-        offset_scale_px=10.0, mean_offsets=True, scaling="window", window_hu=(-250, 850), smallest_genant=0.2,
-        objectness_weight=1.0, height_weight=0.5, crop_mm=(48, 40), batch=2, rotate_deg=5, scale=0.1, elastic_mm=1.0,
-        elastic_length_mm=16.0, shift_mm=4.0, intensity=1.0, settings=replace(SETTINGS, steps=3),
-        work=tmp_path / "work", device=CPU,
+        untrained, [tmp_path / "slices"], {"c"}, spacing_mm=1.0, scaling="window", window_hu=(-250, 850),
+        smallest_genant=0.2, objectness_weight=1.0, height_weight=0.5, crop_mm=(48, 40), batch=2, rotate_deg=5,
+        scale=0.1, elastic_mm=1.0, elastic_length_mm=16.0, shift_mm=4.0, intensity=1.0,
+        settings=replace(SETTINGS, steps=3), work=tmp_path / "work", device=CPU,
     )  # fmt: skip
     assert not network.training
     assert np.allclose(network.get_buffer("mean_offsets").numpy(), shape - shape.mean(axis=0), atol=1e-4)
@@ -189,6 +214,7 @@ def test_a_detector_trains_on_cached_slices(tmp_path: Path) -> None:
 def test_a_localizer_trains_on_cached_volumes(tmp_path: Path) -> None:
     from vertfrac import tables
     from vertfrac.arrays import write_arrays
+    from vertfrac.models.localizer import Localizer
     from vertfrac.training.localizer import train_localizer
 
     rows = []
@@ -202,7 +228,7 @@ def test_a_localizer_trains_on_cached_volumes(tmp_path: Path) -> None:
         json.loads(json.dumps({"cases": {"c": {"affine": np.diag([4.0, 4.0, 4.0, 1.0]).tolist()}}})),
     )
     network = train_localizer(
-        [tmp_path / "volumes"], annotations, {"c"}, widths=(2, 3), limits="channel", output_stride=1, skip="add",
+        Localizer(widths=(2, 3), limits="channel", skip="add"), [tmp_path / "volumes"], annotations, {"c"},
         limits_weight=1.0, edge_mm=8.0, scaling="window", window_hu=(-500, 1000), crop_mm=(64, 64, 80), batch=2,
         rotate_deg=5, tilt=0.1, scale=0.1, flip=True, intensity=1.0, settings=replace(SETTINGS, steps=3),
         work=tmp_path / "work", device=CPU,

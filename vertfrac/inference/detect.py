@@ -16,15 +16,19 @@ from vertfrac.geometry.grid import Grid
 from vertfrac.geometry.keypoints import HEIGHTS, centers, heights
 from vertfrac.geometry.straighten import StraightSlice
 from vertfrac.inference.nms import Detection, suppress
-from vertfrac.models.anchor_free import AnchorFree, mean_candidates
+from vertfrac.models.detector import Detector, mean_candidates
 from vertfrac.models.intensity import Scaling, scale_intensity
 
 HEIGHT_RANGE_MM = (3.0, 60.0)
 """No vertebral body, collapsed or huge, has a height outside it; such a detection is reported as not measured."""
 
 
+MOST_CANDIDATES = 20_000
+"""A trained detector leaves some hundred candidates per vertebra; an untrained one must not stall the suppression."""
+
+
 def detect(
-    networks: Sequence[AnchorFree],
+    networks: Sequence[Detector],
     image: NDArray[np.int16],
     *,
     spacing_mm: float,
@@ -43,7 +47,8 @@ def detect(
     hu = torch.from_numpy(image).to(device)[None]
     x = scale_intensity(hu, scaling=scaling, window_hu=window_hu)[:, None].contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():
-        candidates = mean_candidates([network.decode(network(x)[0]) for network in networks]).best_above(threshold)
+        candidates = mean_candidates([network.decode(network(x)[0]) for network in networks])
+    candidates = candidates.best_above(threshold, MOST_CANDIDATES)
     return suppress(
         candidates.scores.cpu().numpy(),
         candidates.keypoints.cpu().numpy(),

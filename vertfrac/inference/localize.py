@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -38,18 +39,23 @@ def localize(
     smooth_mm: float,
     extend_mm: float,
     flip: bool,
+    weights: Literal["equal", "precision"],
     device: torch.device,
 ) -> SpineCurve:
     """Predict the curve of the spine between its limits, averaged over the networks.
 
     volume : (z, y, x) HU, on ``grid`` in (x, y, z) index order. Slices whose probability exceeds ``limit_probability``
     hold spine; their hull is kept (Zakharov et al. 2022, section 3.2). Networks without limits keep every slice.
-    edge_mm of air are added above and below the scan for the network alone. Raises NoSpineError if fewer than two
-    slices are kept.
+    edge_mm of air are added above and below the scan for the network alone. weights : "precision" lets a slice's maps
+    count by how narrow they are, when networks are averaged and when the curve is smoothed; "equal" does not. Raises
+    NoSpineError if fewer than two slices are kept.
     """
     edge = edge_slices(edge_mm, grid)
-    positions, probability = _predict(networks, with_edges(volume, edge), scaling, window_hu, flip, device)
-    positions, probability = positions[edge : edge + len(volume)], probability[edge : edge + len(volume)]
+    predictions = _predict(networks, with_edges(volume, edge), scaling, window_hu, flip, device)
+    positions, variances, probability = (values[:, edge : edge + len(volume)] for values in predictions)
+    trust = 1 / (1 + variances.sum(axis=2)) if weights == "precision" else np.ones(variances.shape[:2])
+    positions = (trust[..., None] * positions).sum(axis=0) / trust.sum(axis=0)[:, None]
+    trust, probability = trust.mean(axis=0), probability.mean(axis=0)
     keep = np.flatnonzero(probability > limit_probability)
     if len(keep) == 0 or keep[-1] - keep[0] < 1:
         raise NoSpineError(
@@ -61,7 +67,7 @@ def localize(
     index = np.column_stack([positions[planes, 1], positions[planes, 0], planes])
     points = grid.to_world(index)
     order = np.argsort(-points[:, 2], kind="stable")
-    points = smoothed(points[order], smooth_mm)
+    points = smoothed(points[order], smooth_mm, trust[planes][order])
     reach = 0.5 * float(grid.spacing_mm[2])  # the outermost slices' own half thickness
     curve = Curve(points).evenly(1.0, extend_mm=reach + extend_mm)
     at = grid.to_index(curve.points_world)[:, 2]
@@ -75,21 +81,25 @@ def _predict(
     window_hu: tuple[float, float],
     flip: bool,
     device: torch.device,
-) -> tuple[Floats, Floats]:
-    """Mean (y, x) index (z, 2) and mean probability (z,) over the networks and, with flip, the mirrored volume."""
+) -> tuple[Floats, Floats, Floats]:
+    """What the networks, with flip also on the mirrored volume, say of every slice, p predictions in all.
+
+    Returns positions (p, z, 2) as (y, x) index, the variances of their maps (p, z, 2) in voxels squared, and the
+    probability of spine (p, z), 1 for a network without limits.
+    """
     hu = torch.from_numpy(volume).to(device)[None]
     images = scale_intensity(hu, scaling=scaling, window_hu=window_hu)[:, None]
     images = images.contiguous(memory_format=torch.channels_last_3d)
-    positions, probabilities = [], []
+    parts: list[tuple[Floats, Floats, Floats]] = []
     with torch.inference_mode():
         for network in networks:
             for mirrored in (False, True) if flip else (False,):
                 output = network(images.flip(-1) if mirrored else images)
-                yx = output.positions[0].double().cpu().numpy()
+                yx, variance = (part[0].double().cpu().numpy() for part in (output.positions, output.variance))
                 if mirrored:
                     yx[:, 1] = volume.shape[2] - 1 - yx[:, 1]
-                positions.append(yx)
-                if output.limits is not None:
-                    probabilities.append(output.limits[0].sigmoid().double().cpu().numpy())
-    probability = np.mean(probabilities, axis=0) if probabilities else np.ones(len(volume))
-    return np.mean(positions, axis=0), probability
+                limits = output.limits
+                inside = np.ones(len(volume)) if limits is None else limits[0].sigmoid().double().cpu().numpy()
+                parts.append((yx, variance, inside))
+    positions, variances, probability = (np.stack(values) for values in zip(*parts, strict=True))
+    return positions, variances, probability

@@ -22,7 +22,9 @@ from vertfrac import __version__
 from vertfrac.config import DetectorNetwork, LocalizerNetwork, System, parse
 from vertfrac.errors import ConfigError, ModelError, TableError
 from vertfrac.files import read_json, replacing, replacing_folder, write_json
+from vertfrac.models.anchor_based import AnchorBased
 from vertfrac.models.anchor_free import AnchorFree
+from vertfrac.models.detector import Detector
 from vertfrac.models.device import on_device
 from vertfrac.models.localizer import Localizer
 
@@ -55,21 +57,34 @@ def _load_weights(path: Path, network: nn.Module, kind: str) -> None:
         raise ModelError(f"{path}: weights do not fit ({' '.join(str(error).split())[:200]})") from error
 
 
-def build_localizer(settings: LocalizerNetwork) -> Localizer:
-    """An untrained localizer."""
-    return Localizer(
-        widths=settings.widths, limits=settings.limits, output_stride=settings.output_stride, skip=settings.skip
-    )
+def build_localizer(settings: LocalizerNetwork, seed: int | None = None) -> Localizer:
+    """An untrained localizer, its weights drawn from the seed."""
+    if seed is not None:
+        torch.manual_seed(seed)
+    return Localizer(**settings.model_dump())
 
 
-def build_detector(settings: DetectorNetwork, spacing_mm: float) -> AnchorFree:
-    """An untrained detector."""
+def build_detector(settings: DetectorNetwork, spacing_mm: float, seed: int | None = None) -> Detector:
+    """An untrained detector, its weights drawn from the seed."""
+    if seed is not None:
+        torch.manual_seed(seed)
+    if settings.kind == "anchor_based":
+        return AnchorBased(
+            widths=settings.widths,
+            output_stride=settings.output_stride,
+            skip=settings.skip,
+            scales_px=[scale / spacing_mm for scale in settings.scales_mm],
+            ratios=settings.ratios,
+            positive_iou=settings.positive_iou,
+            best_anchor=settings.best_anchor,
+        )
     return AnchorFree(
         widths=settings.widths,
         output_stride=settings.output_stride,
+        skip=settings.skip,
         radius_px=settings.radius_mm / spacing_mm,
         offset_scale_px=settings.offset_scale_px,
-        skip=settings.skip,
+        mean_offsets=settings.mean_offsets,
     )
 
 
@@ -80,7 +95,7 @@ def load_localizer(path: Path, settings: LocalizerNetwork, device: torch.device)
     return on_device(network, device, torch.channels_last_3d).eval()
 
 
-def load_detector(path: Path, settings: DetectorNetwork, spacing_mm: float, device: torch.device) -> AnchorFree:
+def load_detector(path: Path, settings: DetectorNetwork, spacing_mm: float, device: torch.device) -> Detector:
     """A trained detector in evaluation mode; ModelError names the file if it does not fit the settings."""
     network = build_detector(settings, spacing_mm)
     _load_weights(path, network, "detector")
@@ -95,7 +110,7 @@ class Model:
     system: System
     slice_spacing_mm: float
     localizers: tuple[Localizer, ...]
-    detectors: tuple[AnchorFree, ...]
+    detectors: tuple[Detector, ...]
     device: torch.device
     card: dict[str, Any]
 

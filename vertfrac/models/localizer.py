@@ -41,16 +41,30 @@ def soft_argmax(logits: Tensor) -> Tensor:
     logits : (batch, z, y, x), any float type; the softmax runs in float32.
     Returns (batch, z, 2), the (y, x) index of each axial slice, in voxels.
     """
+    return softmax_moments(logits)[0]
+
+
+def softmax_moments(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of the coordinate under the softmax of each map.
+
+    logits : (batch, z, y, x). Returns two tensors (batch, z, 2), for (y, x), in voxels and voxels squared.
+    """
     weights = logits.float().flatten(2).softmax(dim=-1).view(logits.shape)
-    y = torch.arange(logits.shape[2], device=logits.device, dtype=torch.float32)
-    x = torch.arange(logits.shape[3], device=logits.device, dtype=torch.float32)
-    return torch.stack([weights.sum(dim=3) @ y, weights.sum(dim=2) @ x], dim=-1)
+    means, variances = [], []
+    for size, marginal in ((logits.shape[2], weights.sum(dim=3)), (logits.shape[3], weights.sum(dim=2))):
+        place = torch.arange(size, device=logits.device, dtype=torch.float32)
+        mean = marginal @ place
+        means.append(mean)
+        variances.append((marginal * (place - mean[..., None]) ** 2).sum(dim=-1))
+    return torch.stack(means, dim=-1), torch.stack(variances, dim=-1)
 
 
 class LocalizerOutput(NamedTuple):
-    """positions : (batch, z, 2), (y, x) in voxels of the input. limits : (batch, z) logits, or None without limits."""
+    """positions : (batch, z, 2), (y, x) in voxels of the input, and variance : of the map about them, voxels squared.
+    limits : (batch, z) logits, or None without limits."""
 
     positions: Tensor
+    variance: Tensor
     limits: Tensor | None
 
 
@@ -73,15 +87,17 @@ class Localizer(nn.Module):
         maps = self.unet(x).float()
         heat = maps[:, 0]
         stride = self.unet.output_stride
-        positions = self._every_slice(soft_argmax(heat) * stride + (stride - 1) / 2, x.shape[2])
+        mean, variance = softmax_moments(heat)
+        positions = self._every_slice(mean * stride + (stride - 1) / 2, x.shape[2])
+        variance = self._every_slice(variance * stride**2, x.shape[2])
         if self.limits == "none":
-            return LocalizerOutput(positions, None)
+            return LocalizerOutput(positions, variance, None)
         if self.limits == "max":
             logits = heat.amax(dim=(2, 3))
         else:
             attention = heat.detach().flatten(2).softmax(dim=-1)
             logits = (attention * maps[:, 1].flatten(2)).sum(dim=-1)
-        return LocalizerOutput(positions, self._every_slice(logits[..., None], x.shape[2])[..., 0])
+        return LocalizerOutput(positions, variance, self._every_slice(logits[..., None], x.shape[2])[..., 0])
 
     def _every_slice(self, values: Tensor, slices: int) -> Tensor:
         """Values (batch, cells, channels) interpolated linearly along z to (batch, slices, channels)."""

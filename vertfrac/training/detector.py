@@ -8,25 +8,19 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from vertfrac.models.anchor_free import AnchorFree, detector_loss
+from vertfrac.models.detector import Detector, detector_loss
 from vertfrac.models.device import on_device
 from vertfrac.models.intensity import Scaling, scale_intensity
-from vertfrac.models.unet import Skip
 from vertfrac.training.fit import FitSettings, fit
 from vertfrac.training.slices import SliceBank
 
 
 def train_detector(
+    network: Detector,
     files: Sequence[Path],
     cases: set[str],
     *,
     spacing_mm: float,
-    widths: Sequence[int],
-    output_stride: int,
-    skip: Skip,
-    radius_mm: float,
-    offset_scale_px: float,
-    mean_offsets: bool,
     scaling: Scaling,
     window_hu: tuple[float, float],
     smallest_genant: float,
@@ -43,23 +37,14 @@ def train_detector(
     settings: FitSettings,
     work: Path,
     device: torch.device,
-) -> AnchorFree:
+) -> Detector:
     """Train a detector on the slices of ``cases``; returns it in evaluation mode, on the CPU."""
-    torch.manual_seed(settings.seed)
     bank = SliceBank(files, cases, device=device)
-    network = AnchorFree(
-        widths=widths,
-        output_stride=output_stride,
-        radius_px=radius_mm / spacing_mm,
-        offset_scale_px=offset_scale_px,
-        skip=skip,
-    )
     network = on_device(network, device, torch.channels_last)
-    if mean_offsets:
-        network.get_buffer("mean_offsets").copy_(bank.mean_offsets())
+    network.learn_shape(bank.mean_offsets())
 
     def loss(network: nn.Module, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        assert isinstance(network, AnchorFree)
+        assert isinstance(network, Detector)
         hu, keypoints = bank.batch(
             step,
             size=batch,
@@ -74,10 +59,10 @@ def train_detector(
         )
         images = scale_intensity(hu, scaling=scaling, window_hu=window_hu)[:, None]
         output = network(images.contiguous(memory_format=torch.channels_last))
-        targets = network.encode(keypoints, _genant(keypoints), output.shape[2], output.shape[3])
+        targets = network.encode(keypoints, _genant(keypoints), *output.shape[3:])
         return detector_loss(
+            network,
             output,
-            network.keypoints(output),
             targets,
             smallest_genant=smallest_genant,
             objectness_weight=objectness_weight,

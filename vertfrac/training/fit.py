@@ -14,7 +14,7 @@ from typing import Any, Literal
 import lightning
 import torch
 from filelock import FileLock, Timeout
-from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
@@ -34,6 +34,7 @@ class FitSettings:
     milestones: tuple[int, ...]
     checkpoint_every: int
     seed: int
+    average_decay: float
     mixed_precision: bool
 
 
@@ -98,7 +99,8 @@ def fit(
 
     loss : (network, step) -> loss and its named parts. work : folder of checkpoints and logs; a run that was stopped
     goes on from the last checkpoint there, and a second process on the same folder raises ModelError. A finished run
-    leaves its logs (CSV, TensorBoard) and no checkpoint.
+    leaves its logs (CSV, TensorBoard) and no checkpoint. With ``average_decay`` the weights become their exponential
+    average over the second half of the steps.
     """
     work.mkdir(parents=True, exist_ok=True)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -118,6 +120,11 @@ def fit(
             save_top_k=1,
             enable_version_counter=False,
         )
+        callbacks: list[Callback] = [checkpoint, TQDMProgressBar(refresh_rate=refresh)]
+        if settings.average_decay > 0:
+            callbacks.append(
+                EMAWeightAveraging(decay=settings.average_decay, update_starting_at_step=settings.steps // 2)
+            )
         precision: Literal["bf16-mixed", "32-true"] = (
             "bf16-mixed" if settings.mixed_precision and device.type == "cuda" else "32-true"
         )
@@ -127,7 +134,7 @@ def fit(
             precision=precision,
             max_steps=settings.steps,
             max_epochs=-1,
-            callbacks=[checkpoint, TQDMProgressBar(refresh_rate=refresh)],
+            callbacks=callbacks,
             logger=[CSVLogger(work, name="csv", version=""), TensorBoardLogger(work, name="tensorboard", version="")],
             log_every_n_steps=min(20, settings.steps),
             enable_model_summary=False,

@@ -5,32 +5,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vertfrac.models.device import on_device
 from vertfrac.models.intensity import Scaling, scale_intensity
-from vertfrac.models.localizer import Limits, Localizer, localizer_loss
-from vertfrac.models.unet import Skip
+from vertfrac.models.localizer import Localizer, localizer_loss
 from vertfrac.training.fit import FitSettings, fit
 from vertfrac.training.volumes import VolumeBank
 
 
 def train_localizer(
+    network: Localizer,
     files: Sequence[Path],
     annotations: pd.DataFrame,
     cases: set[str],
     *,
-    widths: Sequence[int],
-    limits: Limits,
-    output_stride: int,
-    skip: Skip,
     limits_weight: float,
     edge_mm: float,
     scaling: Scaling,
     window_hu: tuple[float, float],
-    crop_mm: tuple[float, float, float],
+    crop_mm: tuple[float, float, float] | None,
     batch: int,
     rotate_deg: float,
     tilt: float,
@@ -41,19 +39,20 @@ def train_localizer(
     work: Path,
     device: torch.device,
 ) -> Localizer:
-    """Train a localizer on the volumes of ``cases``; returns it in evaluation mode, on the CPU. crop_mm: (x, y, z)."""
-    torch.manual_seed(settings.seed)
-    network = Localizer(widths=widths, limits=limits, output_stride=output_stride, skip=skip)
+    """Train a localizer on the volumes of ``cases``; returns it in evaluation mode, on the CPU.
+
+    crop_mm : (x, y, z); None takes whole volumes.
+    """
     network = on_device(network, device, torch.channels_last_3d)
     bank = VolumeBank(files, annotations, cases, device=device, edge_mm=edge_mm)
     spacing = torch.tensor(bank.spacing_zyx[1:].copy(), dtype=torch.float32, device=device)
-    z, y, x = (max(1, round(mm / step)) for mm, step in zip(reversed(crop_mm), bank.spacing_zyx, strict=True))
+    crop = None if crop_mm is None else in_voxels(crop_mm, bank.spacing_zyx)
 
     def loss(network: nn.Module, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         hu, positions, inside = bank.batch(
             step,
             size=batch,
-            crop=(z, y, x),
+            crop=crop,
             seed=settings.seed,
             rotate_deg=rotate_deg,
             tilt=tilt,
@@ -67,3 +66,9 @@ def train_localizer(
 
     fit(network, loss, settings, work=work, device=device)
     return network.cpu().eval()
+
+
+def in_voxels(crop_mm: tuple[float, float, float], spacing_zyx: NDArray[np.float64]) -> tuple[int, int, int]:
+    """A crop (x, y, z) in mm as voxels (z, y, x), at least one along each axis."""
+    z, y, x = (max(1, round(mm / step)) for mm, step in zip(reversed(crop_mm), spacing_zyx, strict=True))
+    return z, y, x

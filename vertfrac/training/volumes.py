@@ -81,7 +81,7 @@ class VolumeBank:
         step: int,
         *,
         size: int,
-        crop: tuple[int, int, int],
+        crop: tuple[int, int, int] | None,
         seed: int,
         rotate_deg: float,
         tilt: float,
@@ -91,19 +91,33 @@ class VolumeBank:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The augmented samples of one step, a function of seed and step alone.
 
-        crop : voxels (z, y, x). Returns HU (size, *crop), positions (size, z, 2) as (y, x) in crop voxels, and inside
-        (size, z). The augmentation maps axial slices to axial slices, so that the curve stays one point per slice.
+        crop : voxels (z, y, x); None takes whole volumes, in air up to the largest of the step. Returns HU
+        (size, *crop), positions (size, z, 2) as (y, x) in crop voxels, and inside (size, z). The augmentation maps
+        axial slices to axial slices, so that the curve stays one point per slice.
         """
         generator = step_generator(seed, step, self.device)
         draw = uniform(generator, (size, 16), 0.0, 1.0).cpu().double().numpy()
-        samples = [self._sample(draw[i], crop, rotate_deg, tilt, scale, flip) for i in range(size)]
+        chosen = [self.volumes[int(u[0] * len(self.volumes))] for u in draw]
+        jitter = 1.0 if crop is not None else 0.0
+        crop = crop or tuple(np.max([volume.hu.shape for volume in chosen], axis=0).tolist())
+        samples = [
+            self._sample(volume, u, crop, rotate_deg, tilt, scale, flip, jitter)
+            for volume, u in zip(chosen, draw, strict=True)
+        ]
         hu, positions, inside = (torch.stack(parts) for parts in zip(*samples, strict=True))
         return vary_intensity(hu, generator, intensity), positions, inside
 
     def _sample(
-        self, u: np.ndarray, crop: tuple[int, int, int], rotate_deg: float, tilt: float, scale: float, flip: bool
+        self,
+        volume: Volume,
+        u: np.ndarray,
+        crop: tuple[int, int, int],
+        rotate_deg: float,
+        tilt: float,
+        scale: float,
+        flip: bool,
+        jitter: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        volume = self.volumes[int(u[0] * len(self.volumes))]
         expert = int(u[1] * len(volume.positions))
         size = np.array(volume.hu.shape)
         signed = 2 * u - 1
@@ -121,7 +135,7 @@ class VolumeBank:
         )
         shear = tilt * np.array([signed[6] / sy, signed[7] / sx]) * self.spacing_zyx[0]
         room = np.maximum(size - np.array(crop) * np.array([zoom_z, zoom, zoom]), 0)
-        center = (size - 1) / 2 + np.array(
+        center = (size - 1) / 2 + jitter * np.array(
             [signed[8] * (room[0] / 2 + 2), signed[9] * room[1] / 2, signed[10] * room[2] / 2]
         )
         middle = (np.array(crop) - 1) / 2

@@ -4,6 +4,8 @@ SOURCE = f"{RUN}/source/{{shard}}"
 COHORT = f"{RUN}/cohort/{{shard}}"
 VOLUMES = f"{RUN}/volumes/{{spacing}}/{{shard}}.safetensors"
 
+SYSTEMS = CONFIG.ancestors | CONFIG.systems
+
 # Training jobs share the machine's cores.
 TRAINING_THREADS = max(1, min(8, workflow.cores // len(FOLDS))) if workflow.cores else 1
 
@@ -18,11 +20,11 @@ def source_files(wildcards):
 
 
 def localizer(wildcards):
-    return CONFIG.systems[wildcards.system].localizer
+    return SYSTEMS[wildcards.system].localizer
 
 
 def detector(wildcards):
-    return CONFIG.systems[wildcards.system].detector
+    return SYSTEMS[wildcards.system].detector
 
 
 def volumes(wildcards):
@@ -39,6 +41,27 @@ def training_settings(section):
             update={name: type(getattr(section, name))() for name in later}
         )
     )
+
+
+# What each result depends on. A system based on another shares with it all results whose settings are equal: they are
+# kept under the name of the earliest system in its lineage that has these settings.
+DEPENDS_ON = {
+    "localizer": lambda system: training_settings(system.localizer),
+    "curves": lambda system: canonical(system.localizer),
+    "slices": lambda system: canonical(system.localizer)
+    + canonical(system.detector.straighten),
+    "detector": lambda system: training_settings(system.detector),
+}
+
+
+def kept(result, path, **wanted):
+    """Input function: the files of a result under the name of the system that owns it."""
+
+    def files(wildcards):
+        name = owner(CONFIG, wildcards.system, DEPENDS_ON[result])
+        return expand(path, **{**dict(wildcards.items()), "system": name, **wanted})
+
+    return files
 
 
 def as_options(name):

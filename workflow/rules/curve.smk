@@ -35,7 +35,7 @@ rule curves:
     input:
         volumes=volumes,
         folds=rules.folds.output,
-        weights=rules.train_localizer.output,
+        weights=kept("localizer", rules.train_localizer.output[0]),
     output:
         curves=f"{RUN}/curves/{{system}}/r{{repeat}}f{{fold}}.parquet",
         statuses=f"{RUN}/curves/{{system}}/r{{repeat}}f{{fold}}.status.parquet",

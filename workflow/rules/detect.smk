@@ -35,7 +35,7 @@ rule straighten:
     input:
         shards=expand(COHORT, shard=SHARDS),
         cases=rules.merge.output.cases,
-        curves=rules.curves.output.curves,
+        curves=kept("curves", rules.curves.output.curves),
     output:
         f"{RUN}/held_out/{{system}}/r{{repeat}}f{{fold}}.safetensors",
     log:
@@ -59,8 +59,8 @@ rule straighten:
 
 rule detect:
     input:
-        slices=rules.straighten.output,
-        weights=rules.train_detector.output,
+        slices=kept("slices", rules.straighten.output[0]),
+        weights=kept("detector", rules.train_detector.output[0]),
     output:
         f"{RUN}/detections/{{system}}/r{{repeat}}f{{fold}}.parquet",
     log:
