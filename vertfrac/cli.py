@@ -419,20 +419,25 @@ def detect(
     )
 
 
+_evaluation = click.option("--settings", default="{}", help="section evaluation of the configuration, as JSON")
+
+
 @main.command()
-@_path("annotations", "table of annotations")
-@_path("folds", "table of folds")
-@_path("predictions", "table of vertebrae", many=True)
-@_path("curves", "table of predicted curves", many=True)
-@_path("statuses", "table of case statuses", many=True)
-@_settings()
-@_system
+@_path("annotations", "table of annotations, Parquet or CSV")
+@_path("predictions", "table of predictions, Parquet or CSV; with --folds one per fold, in fold order", many=True)
+@click.option("--folds", type=PATH, help="table of folds; default: all annotated cases at once")
+@click.option("--cases", type=PATH, help="table of cases, for the patients where there are no folds")
+@click.option("--curves", type=PATH, multiple=True, help="table of predicted curves, one per table of predictions")
+@click.option("--statuses", type=PATH, multiple=True, help="table of case statuses, one per table of predictions")
+@_evaluation
+@click.option("--system", default="foreign", show_default=True, help="name of the system")
 @_repeat
 @_path("out", "folder for matches.parquet, curve_errors.parquet and metrics.parquet")
 def evaluate(
     annotations: Path,
-    folds: Path,
     predictions: tuple[Path, ...],
+    folds: Path | None,
+    cases: Path | None,
     curves: tuple[Path, ...],
     statuses: tuple[Path, ...],
     settings: str,
@@ -440,34 +445,49 @@ def evaluate(
     repeat: int,
     out: Path,
 ) -> None:
-    """Score all held-out predictions of one system and repeat; one file of each kind per fold, in fold order."""
+    """Score the predictions of one system and repeat against annotations, whoever made them.
+
+    Predictions need the columns case and the 18 keypoint coordinates (world RAS, mm), optionally vertebra, score and
+    status; see docs/tables.md. Prints the headline metrics with their 95 % intervals.
+    """
     from vertfrac.config import Evaluation
-    from vertfrac.evaluation.run import evaluate_repeat
+    from vertfrac.evaluation.run import evaluate as run
+    from vertfrac.evaluation.run import headline, summarise
 
     s: Evaluation = _section(Evaluation, settings)
-    evaluate_repeat(
+    scored = run(
         annotations,
-        folds,
-        predictions=predictions,
+        predictions,
+        folds=folds,
+        cases=cases,
         curves=curves,
         statuses=statuses,
-        smallest_iou=s.match_iou,
-        largest_distance_mm=s.match_distance_mm,
+        closeness=s.closeness,
+        threshold=s.threshold,
         run={"system": system, "repeat": repeat},
         out=out,
+        warn=lambda line: click.echo(line, err=True),
     )
+    for _, line in headline(summarise(*scored, resamples=s.resamples, seed=s.seed)):
+        click.echo(line)
 
 
 @main.command()
-@_path("metrics", "table of metrics", many=True)
+@_path("matches", "table of matches", many=True)
+@_path("curve-errors", "table of curve errors", many=True)
 @_path("cases", "table of cases")
+@_evaluation
 @click.option("--heading", required=True)
 @_path("out", "folder for summary.parquet, summary.csv and summary.md")
-def summary(metrics: tuple[Path, ...], cases: Path, heading: str, out: Path) -> None:
-    """Summarise the metrics of all systems and repeats."""
+def summary(
+    matches: tuple[Path, ...], curve_errors: tuple[Path, ...], cases: Path, settings: str, heading: str, out: Path
+) -> None:
+    """Summarise the scores of all systems and repeats."""
+    from vertfrac.config import Evaluation
     from vertfrac.evaluation.run import write_summary
 
-    write_summary(metrics, cases, heading, out)
+    s: Evaluation = _section(Evaluation, settings)
+    write_summary(matches, curve_errors, cases, heading, out, resamples=s.resamples, seed=s.seed)
 
 
 @main.command()

@@ -270,8 +270,19 @@ class System(Section):
 class Evaluation(Section):
     """How predictions are scored."""
 
-    match_iou: Probability = Field(0.1, description="smallest Butterfly-IoU of a match")
-    match_distance_mm: Positive = Field(20.0, description="largest distance of body centres of a match")
+    closeness: Literal["butterfly", "box", "distance"] = Field(
+        "butterfly", description="what decides a match: an IoU in the target's plane, or the distance of body centres"
+    )
+    match_iou: Probability = Field(0.1, description="butterfly, box: smallest IoU of a match")
+    match_distance_mm: Positive = Field(20.0, description="distance: largest distance of body centres of a match")
+    resamples: Count = Field(1000, description="bootstrap resamples of the patients for the 95 % intervals")
+    seed: int = Field(0, description="seed of the resamples")
+    experts: bool = Field(False, description="score the experts against each other, as one more row of the tables")
+
+    @property
+    def threshold(self) -> float:
+        """The limit that belongs to the closeness."""
+        return self.match_distance_mm if self.closeness == "distance" else self.match_iou
 
 
 SystemName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]

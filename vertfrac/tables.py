@@ -251,12 +251,31 @@ VERTEBRAE = Schema(
     ),
 )
 
+PREDICTIONS = Schema(
+    "predictions",
+    (
+        _CASE,
+        Column("vertebra", INT, "", "number of the vertebra, unique in its case; default: running number"),
+        Column("score", FLOAT, "", "certainty; default: 1"),
+        Column("status", STRING, "", "only vertebrae with status ok are scored; default: ok"),
+        *_KEYPOINTS,
+    ),
+    required=("case", *KEYPOINT_COLUMNS),
+)
+
+_PATIENT = Column("patient", STRING, "", "the patient; the case where patients are unknown")
+_TARGET_OF = (
+    Column("expert", STRING, "", "whose annotation is the target"),
+    Column("rater", STRING, "", "whose annotation is scored as a prediction; missing unless the system is experts"),
+)
+
 MATCHES = Schema(
     "matches",
     (
         *_RUN,
         _CASE,
-        Column("expert", STRING, "", "whose annotation is the target"),
+        _PATIENT,
+        *_TARGET_OF,
         Column("target", INT, "", "vertebra number of the annotation; missing for a false positive"),
         Column("vertebra", INT, "", "vertebra number of the prediction; missing for a false negative"),
         Column("iou", FLOAT, "", "Butterfly-IoU in the plane of the annotated vertebra"),
@@ -265,6 +284,10 @@ MATCHES = Schema(
         Column("score", FLOAT, "", "score of the prediction"),
         Column("genant_target", FLOAT, "", "G of the annotation"),
         Column("genant", FLOAT, "", "G of the prediction"),
+        Column(
+            "nearest_mm", FLOAT, "mm", "distance of the prediction's body centre to the closest annotated one in 3D"
+        ),
+        Column("nearest_genant", FLOAT, "", "G of that closest annotated vertebra"),
     ),
 )
 
@@ -273,8 +296,9 @@ CURVE_ERRORS = Schema(
     (
         *_RUN,
         _CASE,
+        _PATIENT,
         *_STATUS,
-        Column("expert", STRING, "", "whose annotation is the target"),
+        *_TARGET_OF,
         Column("curve_error_mm", FLOAT, "mm", "mean in-plane distance to the annotated curve inside its limits"),
         Column("limits_error_mm", FLOAT, "mm", "mean absolute error of the superior and the inferior limit"),
     ),
@@ -286,12 +310,12 @@ METRICS = Schema(
         *_RUN,
         Column("metric", STRING, "", "what is measured"),
         Column("level", STRING, "", "what is counted: vertebra, patient or scan"),
-        Column("subset", STRING, "", "all, or the condition on the annotated G"),
+        Column("subset", STRING, "", "all, or the condition on G: the annotated one, for precision the predicted one"),
         Column("value", FLOAT, "", "the value; missing where undefined"),
-        Column("std", FLOAT, "", "standard deviation over the counted units, for means of errors"),
-        Column("n", INT, "", "number of counted units"),
+        Column("std", FLOAT, "", "standard deviation over the counted rows, for means of errors"),
+        Column("n", INT, "", "number of counted rows, those of all experts together"),
         Column("unit", STRING, "", "unit of the value"),
-        Column("note", STRING, "", "why a value is missing"),
+        Column("note", STRING, "", "why a value is missing, or what else to know about it"),
     ),
 )
 
@@ -301,12 +325,27 @@ SUMMARY = Schema(
         Column("system", STRING, "", "name of the system"),
         Column("metric", STRING, "", "what is measured"),
         Column("level", STRING, "", "what is counted: vertebra, patient or scan"),
-        Column("subset", STRING, "", "all, or the condition on the annotated G"),
+        Column("subset", STRING, "", "all, or the condition on G: the annotated one, for precision the predicted one"),
         Column("value", FLOAT, "", "mean over repeats of the value over all held-out cases"),
+        Column("std", FLOAT, "", "standard deviation over the counted rows, for means of errors; mean over repeats"),
         Column("std_repeats", FLOAT, "", "standard deviation over repeats; missing for a single repeat"),
-        Column("n", INT, "", "counted units, over all folds of one repeat"),
+        Column("low", FLOAT, "", "lower end of the 95 % bootstrap interval of the value, by patient"),
+        Column("high", FLOAT, "", "upper end of that interval"),
+        Column("n", INT, "", "counted rows, over all folds of one repeat; mean over repeats, rounded"),
         Column("unit", STRING, "", "unit of the value"),
-        Column("note", STRING, "", "why a value is missing"),
+        Column("note", STRING, "", "why a value is missing, or what else to know about it"),
+    ),
+)
+
+EXPERT_CASES = Schema(
+    "expert_cases",
+    (
+        _CASE,
+        Column("source", STRING, "", "the file that holds the annotation"),
+        Column("experts", STRING, "", "who annotated the case, separated by '; '"),
+        Column("vertebrae", INT, "", "annotated vertebrae, those of all experts together"),
+        Column("status", STRING, "", "ok; one_expert: nobody to compare with, left out of the figures"),
+        Column("reason", STRING, "", "one line that says what was found and what was expected; empty if ok"),
     ),
 )
 
@@ -324,8 +363,8 @@ SCAN_RESULTS = Schema(
 )
 
 ALL = (
-    SCANS, CASES, ANNOTATIONS, FOLDS, CURVES, CASE_STATUS, VERTEBRAE, MATCHES, CURVE_ERRORS, METRICS, SUMMARY,
-    SCAN_RESULTS,
+    SCANS, CASES, ANNOTATIONS, FOLDS, CURVES, CASE_STATUS, VERTEBRAE, PREDICTIONS, MATCHES, CURVE_ERRORS, METRICS,
+    SUMMARY, EXPERT_CASES, SCAN_RESULTS,
 )  # fmt: skip
 
 

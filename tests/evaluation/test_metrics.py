@@ -11,12 +11,13 @@ import pytest
 from numpy.typing import NDArray
 
 from vertfrac import tables
-from vertfrac.evaluation.metrics import metric_rows
+from vertfrac.evaluation.metrics import measures, metric_rows
 from vertfrac.evaluation.score import curve_errors, match_table
+from vertfrac.genant import grade
 from vertfrac.geometry.spine import annotated_spine
 
 Floats = NDArray[np.float64]
-LIMITS = {"smallest_iou": 0.1, "largest_distance_mm": 20.0}
+HOW: dict[str, Any] = {"closeness": "butterfly", "threshold": 0.1}
 HEIGHTS = {
     "healthy": [[20, 19, 20], [20, 18, 20], [21, 20, 22]],
     "mild": [[16, 18, 20.5], [20, 19, 20], [22, 20, 21]],
@@ -41,10 +42,10 @@ def score(
         curves: list[dict[str, Any]] = []
         for case, keypoints in truth.items():
             marks = annotations_of(keypoints, case=case)
-            rows = match_table(marks, predictions_of(found[case], case=case), **LIMITS)
-            matches += [{"case": case, **row} for row in rows]
+            rows = match_table(marks, predictions_of(found[case], case=case), **HOW)
+            matches += [{"case": case, "patient": case, **row} for row in rows]
             track = pd.DataFrame(annotated_spine(keypoints).curve.points_world, columns=["x", "y", "z"])
-            curves += [{"case": case, "status": "ok", **row} for row in curve_errors(marks, track)]
+            curves += [{"case": case, "patient": case, "status": "ok", **row} for row in curve_errors(marks, track)]
         rows = metric_rows(tables.MATCHES.frame(matches), tables.CURVE_ERRORS.frame(curves))
         return pd.DataFrame(rows).set_index(["metric", "level", "subset"])
 
@@ -64,7 +65,7 @@ def test_perfect_predictions_have_perfect_scores(truth: dict[str, Floats], score
 
 def test_perfect_predictions_have_no_error(truth: dict[str, Floats], score: Score) -> None:
     metrics = score(truth, truth)
-    for metric in ("centre error", "keypoint error", "error of G", "curve error"):
+    for metric in ("localisation", "centre error", "keypoint error", "error of G", "bias of G", "curve error"):
         assert np.allclose(metrics.loc[[metric], "value"], 0.0, atol=1e-9)
 
 
@@ -74,8 +75,10 @@ def test_a_common_shift_is_exactly_the_error(
 ) -> None:
     metrics = score(truth, {case: points + shift for case, points in truth.items()})
     expected = np.linalg.norm(shift)
-    assert np.allclose(metrics.loc[["centre error", "keypoint error"], "value"], expected)
-    assert np.allclose(metrics.loc[["centre error", "keypoint error"], "std"], 0.0, atol=1e-9)
+    errors = metrics.loc[["localisation", "centre error", "keypoint error"]]
+    assert len(errors) == 6
+    assert np.allclose(errors["value"], expected)
+    assert np.allclose(errors["std"], 0.0, atol=1e-7)
 
 
 def test_a_shift_leaves_the_genant_index(truth: dict[str, Floats], score: Score) -> None:
@@ -146,7 +149,7 @@ def test_only_measured_vertebrae_are_matched(
     annotations_of: Callable[..., pd.DataFrame],
     predictions_of: Callable[..., pd.DataFrame],
 ) -> None:
-    rows = match_table(annotations_of(truth["mild"]), predictions_of(truth["mild"], status="partial"), **LIMITS)
+    rows = match_table(annotations_of(truth["mild"]), predictions_of(truth["mild"], status="partial"), **HOW)
     assert [row.get("vertebra") for row in rows] == [None] * 3
 
 
@@ -158,8 +161,154 @@ def test_each_expert_is_scored_alone(
     marks = pd.concat(
         [annotations_of(truth["mild"], expert="a"), annotations_of(truth["mild"] + [0, 3, 4], expert="b")]
     )
-    rows = pd.DataFrame(match_table(marks, predictions_of(truth["mild"]), **LIMITS))
+    rows = pd.DataFrame(match_table(marks, predictions_of(truth["mild"]), **HOW))
     assert rows.groupby("expert")["center_error_mm"].mean().to_dict() == pytest.approx({"a": 0.0, "b": 5.0})
+
+
+def test_each_prediction_knows_its_nearest_annotated_vertebra_matched_or_not(
+    truth: dict[str, Floats],
+    annotations_of: Callable[..., pd.DataFrame],
+    predictions_of: Callable[..., pd.DataFrame],
+) -> None:
+    found = truth["mild"][[1, 1, 0]] + np.array([[0, 3.0, 4.0], [0, 0, 5.5], [0, 300, 0]])[:, None]
+    rows = pd.DataFrame(match_table(annotations_of(truth["mild"]), predictions_of(found), **HOW))
+    rows = rows[rows["vertebra"].notna()].set_index("vertebra").sort_index()
+    assert rows["nearest_mm"].tolist() == pytest.approx([5.0, 5.5, 300.0])
+    assert rows["nearest_genant"].tolist() == pytest.approx([0.95, 0.95, 16 / 20.5])
+    assert rows["target"].notna().sum() == 1
+
+
+# --- agreement with scikit-learn
+
+
+def _random_matches(seed: int, *, experts: int = 1) -> pd.DataFrame:
+    """Matches of 30 patients with G in steps of 0.01, so that there are ties; some missed, some false alarms."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for patient, expert in ((p, e) for p in range(30) for e in range(experts)):
+        for number in range(int(rng.integers(1, 9))):
+            g = np.round(rng.beta(8, 2), 2)
+            row = {"case": f"c{patient}", "patient": f"c{patient}", "expert": f"e{expert}"}
+            kind = rng.choice(["hit", "miss", "extra"], p=[0.8, 0.1, 0.1])
+            if kind != "extra":
+                row |= {"target": number, "genant_target": g}
+            if kind != "miss":
+                row |= {"vertebra": number, "genant": np.round(np.clip(g + rng.normal(0, 0.08), 0.01, 1), 2)}
+                row |= {"nearest_mm": rng.gamma(2), "nearest_genant": g}
+            if kind == "hit":
+                row |= {"center_error_mm": rng.gamma(2), "keypoint_error_mm": rng.gamma(2)}
+            rows.append(row)
+    return tables.MATCHES.frame(rows)
+
+
+def _random_curves(matches: pd.DataFrame) -> pd.DataFrame:
+    keys = matches[["case", "patient", "expert"]].drop_duplicates()
+    values = np.random.default_rng(0).gamma(2, size=(2, len(keys)))
+    errors = dict(zip(("curve_error_mm", "limits_error_mm"), values, strict=True))
+    return tables.CURVE_ERRORS.frame(keys.assign(status="ok", reason="", **errors))
+
+
+def _values(matches: pd.DataFrame) -> dict[tuple[str, str, str], float]:
+    return {m.key: m.value for m in measures(matches, _random_curves(matches))}
+
+
+TASKS = {"G <= 0.8": 0.8, "G <= 0.74": 0.74, "G0 vs G2-G3": 0.74}
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("experts", [1, 3])
+@pytest.mark.parametrize("level", ["vertebra", "patient"])
+def test_classification_agrees_with_scikit_learn(seed: int, experts: int, level: str) -> None:
+    from sklearn.metrics import recall_score, roc_auc_score
+
+    matches = _random_matches(seed, experts=experts)
+    values = _values(matches)
+    if level == "vertebra":
+        rows = matches.dropna(subset=["target", "vertebra"])
+    else:
+        rows = matches.groupby(["case", "expert"])[["genant_target", "genant"]].min().fillna({"genant": 1.0}).dropna()
+    for task, limit in TASKS.items():
+        chosen = rows if task != "G0 vs G2-G3" else rows[~rows["genant_target"].between(0.74, 0.8, inclusive="right")]
+        positive, called = chosen["genant_target"] <= limit, chosen["genant"] <= limit
+        assert chosen["genant"].duplicated().any(), "ties must occur"
+        assert values["ROC AUC", level, task] == pytest.approx(roc_auc_score(positive, -chosen["genant"]))
+        assert values["sensitivity", level, task] == pytest.approx(recall_score(positive, called))
+        assert values["specificity", level, task] == pytest.approx(recall_score(~positive, ~called))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_agreement_agrees_with_scikit_learn_and_numpy(seed: int) -> None:
+    from sklearn.metrics import accuracy_score, cohen_kappa_score
+
+    matches = _random_matches(seed)
+    values = _values(matches)
+    pairs = matches.dropna(subset=["target", "vertebra"])
+    truth, found = pairs["genant_target"].to_numpy(), pairs["genant"].to_numpy()
+    grades = grade(truth), grade(found)
+    assert values["kappa of the grade", "vertebra", "all"] == pytest.approx(
+        cohen_kappa_score(*grades, weights="quadratic")
+    )
+    assert values["agreement on the grade", "vertebra", "all"] == pytest.approx(accuracy_score(*grades))
+    assert values["correlation of G", "vertebra", "all"] == pytest.approx(np.corrcoef(truth, found)[0, 1])
+    assert values["bias of G", "vertebra", "all"] == pytest.approx((found - truth).mean())
+
+
+def test_a_patient_without_a_measured_vertebra_counts_as_unfractured(truth: dict[str, Floats], score: Score) -> None:
+    metrics = score(truth, {**truth, "severe": np.zeros((0, 6, 3))})
+    assert metrics.loc[("sensitivity", "patient", "G <= 0.74"), ["value", "n"]].tolist() == [0.5, 2]
+    assert metrics.loc[("specificity", "patient", "G <= 0.74"), ["value", "n"]].tolist() == [1.0, 2]
+
+
+def test_the_precision_of_fractures_counts_predicted_fractures(truth: dict[str, Floats], score: Score) -> None:
+    extra = np.concatenate([truth["mild"], truth["severe"][:1] + np.array([0, 0, 80.0])])
+    metrics = score(truth, {**truth, "mild": extra})
+    assert metrics.loc[("precision", "vertebra", "G <= 0.74"), ["value", "n"]].tolist() == [3 / 4, 4]
+    assert metrics.loc[("recall", "vertebra", "G <= 0.74"), ["value", "n"]].tolist() == [1.0, 3]
+
+
+# --- weights
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_integer_weights_are_repeated_patients(seed: int) -> None:
+    matches = _random_matches(seed, experts=2)
+    curves = _random_curves(matches)
+    units = np.unique(matches["patient"].to_numpy(dtype=object))
+    weights = np.random.default_rng(seed).integers(0, 3, len(units))
+    copies = [
+        [
+            table[table["patient"] == unit].assign(patient=f"{unit}-{k}", case=f"{unit}-{k}")
+            for table in (matches, curves)
+        ]
+        for unit, times in zip(units, weights, strict=True)
+        for k in range(times)
+    ]
+    repeated = measures(*(pd.concat(tables_, ignore_index=True) for tables_ in zip(*copies, strict=True)))
+    for measure, other in zip(measures(matches, curves), repeated, strict=True):
+        assert measure.values(weights.astype(float), units) == pytest.approx(other.value, nan_ok=True), measure.key
+
+
+def test_many_weights_at_once_are_each_alone() -> None:
+    matches = _random_matches(1)
+    units = np.append(np.unique(matches["patient"].to_numpy(dtype=object)), "nobody")
+    weights = np.random.default_rng(0).integers(0, 3, (2, 3, len(units))).astype(float)
+    for measure in measures(matches, _random_curves(matches)):
+        together = measure.values(weights, units)
+        assert together.shape == (2, 3)
+        alone = [[float(measure.values(w, units)) for w in row] for row in weights]
+        assert together == pytest.approx(np.array(alone), nan_ok=True)
+
+
+def test_weights_without_a_class_leave_the_area_undefined() -> None:
+    matches = _random_matches(2)
+    worst = matches.groupby("patient")["genant_target"].min()
+    units = np.unique(matches["patient"].to_numpy(dtype=object))
+    weights = (worst.reindex(units) > 0.8).to_numpy(dtype=float)
+    assert 0 < weights.sum() < len(units)
+    found = {m.key: m for m in measures(matches, _random_curves(matches))}
+    assert np.isnan(found["ROC AUC", "vertebra", "G <= 0.74"].values(weights, units))
+    assert np.isnan(found["sensitivity", "patient", "G <= 0.74"].values(weights, units))
+    assert found["specificity", "patient", "G <= 0.74"].values(weights, units) <= 1.0
 
 
 # --- stage 1

@@ -1,125 +1,328 @@
-"""Metrics of a set of scored cases, in long form: one row per metric, level and subset, with its n."""
+"""Metrics of scored cases: each is one of four statistics over rows that belong to patients.
+
+A :class:`Measure` holds the rows of one metric; its value follows from one weight per patient. Weights of 1 give the
+metric itself, the counts of a resample of the patients give a bootstrap replicate: both take the same path.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike, NDArray
 
-FRACTURED = 0.74
-"""A vertebra with G at or below it counts as fractured (moderate or severe)."""
+from vertfrac.genant import GRADE_LIMITS, grade
+
+Floats = NDArray[np.float64]
+Statistic = Literal["mean", "correlation", "kappa", "auc"]
+
+MILD, FRACTURED = GRADE_LIMITS[:2]
+"""G at or below the first is at least mild; at or below the second, moderate or severe: it counts as fractured."""
+
+ALL, BELOW_MILD, BELOW_FRACTURED = "all", f"G <= {MILD}", f"G <= {FRACTURED}"
+NORMAL_OR_FRACTURED = "G0 vs G2-G3"
+
+
+@dataclass(frozen=True, eq=False)
+class Measure:
+    """One metric of one set of cases.
+
+    patients : (rows,), whose row it is. x, y : (rows,), by ``statistic``: "mean" averages x; "correlation" is Pearson's
+    of x and y; "kappa" is Cohen's with quadratic weights of the grades x and y; "auc" is the area under the ROC curve
+    of the score y for the classes x (0 or 1). spread : whether the standard deviation of the rows means something.
+    why : the reason if the metric is undefined, else empty. note : what else to know about a defined one.
+    """
+
+    metric: str
+    level: str
+    subset: str
+    unit: str
+    statistic: Statistic
+    patients: NDArray[np.object_]
+    x: Floats
+    y: Floats
+    spread: bool
+    why: str
+    note: str = ""
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What is measured: metric, level and subset."""
+        return self.metric, self.level, self.subset
+
+    @property
+    def n(self) -> int:
+        """Number of rows counted."""
+        return len(self.x)
+
+    @property
+    def value(self) -> float:
+        """The metric itself; NaN where it is undefined, for the reason ``why``."""
+        units = np.unique(self.patients)
+        return float(self.values(np.ones(len(units)), units))
+
+    @property
+    def std(self) -> float:
+        """Standard deviation over the rows, for means of errors; else NaN."""
+        return float(self.x.std()) if self.spread and not self.why else np.nan
+
+    def values(self, weights: Floats, units: NDArray[np.object_]) -> Floats:
+        """The metric if each patient counted as often as its weight says.
+
+        weights : (..., patients), for the sorted patients ``units``, which may hold others than the measure's own.
+        Returns (...), NaN where the weights leave the metric undefined.
+        """
+        if self.why:
+            return np.full(weights.shape[:-1], np.nan)
+        own, _ = self._by_patient
+        return _FORMULAS[self.statistic](weights[..., np.searchsorted(units, own)], self)
+
+    @cached_property
+    def _by_patient(self) -> tuple[NDArray[np.object_], NDArray[np.intp]]:
+        """The measure's own patients, sorted, and the index of each row's patient among them."""
+        own, index = np.unique(self.patients, return_inverse=True)
+        return own, index
+
+    @cached_property
+    def sums(self) -> Floats:
+        """Per patient: rows, and sums of x, y, xx, yy, xy after subtraction of the means; (patients, 6)."""
+        own, index = self._by_patient
+        x, y = self.x - self.x.mean(), self.y - self.y.mean()
+        columns = (np.ones_like(x), x, y, x * x, y * y, x * y)
+        return np.column_stack([np.bincount(index, values, len(own)) for values in columns])
+
+    @cached_property
+    def concordance(self) -> Floats:
+        """Per pair of patients: pairs of a positive row of the first and a negative row of the second in which the
+        positive one has the higher score, ties counting half; (patients, patients)."""
+        own, index = self._by_patient
+        positive = self.x > 0
+        scores, whose = self.y[positive], index[positive]
+        counts = np.zeros((len(own), len(own)))
+        for other in np.unique(index[~positive]):
+            negatives = np.sort(self.y[~positive & (index == other)])
+            below = (np.searchsorted(negatives, scores, "left") + np.searchsorted(negatives, scores, "right")) / 2
+            counts[:, other] = np.bincount(whose, below, len(own))
+        return counts
+
+    @cached_property
+    def classes(self) -> Floats:
+        """Positive and negative rows per patient, (patients, 2)."""
+        own, index = self._by_patient
+        return np.column_stack([np.bincount(index, side, len(own)) for side in (self.x > 0, self.x <= 0)])
+
+
+def _ratio(part: Floats, whole: Floats, smallest: float = 0.0) -> Floats:
+    """part / whole; NaN where whole is not above ``smallest``."""
+    part, whole = np.asarray(part), np.asarray(whole)
+    ratio: Floats = np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > smallest)
+    return ratio
+
+
+def _mean(weights: Floats, measure: Measure) -> Floats:
+    sums = weights @ measure.sums[:, :2]
+    mean: Floats = _ratio(sums[..., 1], sums[..., 0]) + measure.x.mean()
+    return mean
+
+
+def _moments(weights: Floats, measure: Measure) -> tuple[Floats, Floats, Floats, Floats]:
+    """Variance of x and of y, covariance, and the difference of the means (of y and x)."""
+    sums = weights @ measure.sums
+    x, y, xx, yy, xy = (_ratio(sums[..., k], sums[..., 0]) for k in range(1, 6))
+    return xx - x * x, yy - y * y, xy - x * y, y - x + (measure.y.mean() - measure.x.mean())
+
+
+def _correlation(weights: Floats, measure: Measure) -> Floats:
+    var_x, var_y, covariance, _ = _moments(weights, measure)
+    rounding = 1e-12 * float(measure.x.var() * measure.y.var())
+    return _ratio(covariance, np.sqrt(np.maximum(var_x * var_y, 0.0)), np.sqrt(rounding))
+
+
+def _kappa(weights: Floats, measure: Measure) -> Floats:
+    """1 - (mean square difference) / (that of independent raters), which is 2 cov / (var + var + difference^2)."""
+    var_x, var_y, covariance, shift = _moments(weights, measure)
+    return _ratio(2 * covariance, var_x + var_y + shift**2, 1e-12)
+
+
+def _auc(weights: Floats, measure: Measure) -> Floats:
+    ordered = ((weights @ measure.concordance) * weights).sum(axis=-1)
+    return _ratio(ordered, (weights @ measure.classes).prod(axis=-1))
+
+
+_FORMULAS: dict[Statistic, Callable[[Floats, Measure], Floats]] = {
+    "mean": _mean, "correlation": _correlation, "kappa": _kappa, "auc": _auc,
+}  # fmt: skip
 
 
 def metric_rows(matches: pd.DataFrame, curves: pd.DataFrame) -> list[dict[str, Any]]:
-    """All metrics of one set of held-out cases (table METRICS without its run columns).
-
-    matches : rows of MATCHES. curves : rows of CURVE_ERRORS, one per case and expert, whatever the case's status.
-    A metric that is undefined is a row without a value and with the reason in ``note``.
-    """
-    return [*_stage_one(curves), *_localisation(matches), *_detection(matches, curves), *_grading(matches)]
+    """All metrics of one set of held-out cases (table METRICS without its run columns); see :func:`measures`."""
+    return [row_of(measure) for measure in measures(matches, curves)]
 
 
-def _row(metric: str, level: str, subset: str, value: float, n: int, unit: str = "", **more: Any) -> dict[str, Any]:
-    row = {"metric": metric, "level": level, "subset": subset, "value": value, "std": np.nan, "n": n, "unit": unit}
-    return {**row, "note": "", **more}
-
-
-def _undefined(metric: str, level: str, subset: str, n: int, why: str) -> dict[str, Any]:
-    return _row(metric, level, subset, np.nan, n, note=why)
-
-
-def _mean(metric: str, level: str, subset: str, values: pd.Series, unit: str = "mm") -> dict[str, Any]:
-    known = values.dropna().to_numpy(dtype=np.float64)
-    if not len(known):
-        return _undefined(metric, level, subset, 0, "nothing to average")
-    return _row(metric, level, subset, float(known.mean()), len(known), unit, std=float(known.std()))
-
-
-def _stage_one(curves: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    yield _mean("curve error", "scan", "all", curves["curve_error_mm"])
-    yield _mean("limits error", "scan", "all", curves["limits_error_mm"])
-    failed = curves.drop_duplicates("case")
-    yield _row("scans without a curve", "scan", "all", float((failed["status"] != "ok").sum()), len(failed))
-
-
-def _subsets(matches: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    yield "all", matches
-    yield f"G <= {FRACTURED}", matches[matches["genant_target"] <= FRACTURED]
-
-
-def _localisation(matches: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    for subset, rows in _subsets(matches):
-        yield _mean("centre error", "vertebra", subset, rows["center_error_mm"])
-        yield _mean("keypoint error", "vertebra", subset, rows["keypoint_error_mm"])
-
-
-def _detection(matches: pd.DataFrame, curves: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    target, predicted = matches["target"].notna(), matches["vertebra"].notna()
-    hit = target & predicted
-    for subset, rows in _subsets(matches):
-        wanted = rows["target"].notna()
-        yield _share("recall", "vertebra", subset, int((wanted & rows["vertebra"].notna()).sum()), int(wanted.sum()))
-    yield _share("precision", "vertebra", "all", int(hit.sum()), int(predicted.sum()))
-    counts = pd.DataFrame({"case": matches["case"], "target": target, "predicted": predicted, "hit": hit})
-    per_case = counts.groupby("case")[["target", "predicted", "hit"]].sum()
-    per_case = per_case.reindex(sorted(set(curves["case"]) | set(per_case.index)), fill_value=0)
-    for metric, base in (("recall", "target"), ("precision", "predicted")):
-        cases = per_case[per_case[base] > 0]
-        yield _mean(metric, "patient", "all", cases["hit"] / cases[base], unit="")
-
-
-def _share(metric: str, level: str, subset: str, part: int, whole: int) -> dict[str, Any]:
-    if whole == 0:
-        return _undefined(metric, level, subset, 0, "nothing to count")
-    return _row(metric, level, subset, part / whole, whole)
-
-
-def _grading(matches: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    pairs = matches[matches["target"].notna() & matches["vertebra"].notna()]
-    truth, found = (pairs[name].to_numpy(dtype=np.float64) for name in ("genant_target", "genant"))
-    yield _mean("error of G", "vertebra", "all", pd.Series(np.abs(truth - found)), unit="")
-    yield _correlation("vertebra", truth, found)
-    targets = matches[matches["target"].notna()].groupby("case")["genant_target"].min()
-    predictions = matches[matches["vertebra"].notna()].groupby("case")["genant"].min()
-    predictions = predictions.reindex(targets.index)
-    both = pd.DataFrame({"target": targets, "found": predictions}).dropna()
-    patient_truth, patient_found = both["target"].to_numpy(), both["found"].to_numpy()
-    yield _correlation("patient", patient_truth, patient_found)
-    for level, g_truth, g_found in (("vertebra", truth, found), ("patient", *_per_patient(targets, predictions))):
-        for limit in (0.8, FRACTURED):
-            yield from _classification(level, f"G <= {limit}", g_truth, g_found, limit)
-
-
-def _per_patient(targets: pd.Series, predictions: pd.Series) -> tuple[np.ndarray, np.ndarray]:
-    """Smallest G of every annotated patient, annotated and predicted; 1 where nothing was measured."""
-    return targets.to_numpy(dtype=np.float64), predictions.astype("float64").fillna(1.0).to_numpy()
-
-
-def _correlation(level: str, truth: np.ndarray, found: np.ndarray) -> dict[str, Any]:
-    if len(truth) < 3 or np.ptp(truth) == 0 or np.ptp(found) == 0:
-        return _undefined("correlation of G", level, "all", len(truth), "needs three different values")
-    return _row("correlation of G", level, "all", float(np.corrcoef(truth, found)[0, 1]), len(truth))
-
-
-def _classification(
-    level: str, subset: str, truth: np.ndarray, found: np.ndarray, limit: float
-) -> Iterator[dict[str, Any]]:
-    """ROC AUC, sensitivity and specificity of "G at or below the limit" over matched vertebrae or over patients."""
-    from sklearn.metrics import recall_score, roc_auc_score
-
-    positive = truth <= limit
-    scores: dict[str, Callable[[], float]] = {
-        "ROC AUC": lambda: roc_auc_score(positive, -found),
-        "sensitivity": lambda: recall_score(positive, found <= limit),
-        "specificity": lambda: recall_score(~positive, found > limit),
+def row_of(measure: Measure) -> dict[str, Any]:
+    """One metric as a row of METRICS without its run columns."""
+    return {
+        "metric": measure.metric,
+        "level": measure.level,
+        "subset": measure.subset,
+        "value": measure.value,
+        "std": measure.std,
+        "n": measure.n,
+        "unit": measure.unit,
+        "note": measure.why or measure.note,
     }
-    for metric, compute in scores.items():
-        needs = {"sensitivity": positive.sum(), "specificity": (~positive).sum()}.get(
-            metric, min(positive.sum(), (~positive).sum())
-        )
-        if needs == 0:
-            yield _undefined(metric, level, subset, len(truth), "no positive or no negative to tell apart")
-        else:
-            yield _row(metric, level, subset, float(compute()), len(truth), note=f"{int(positive.sum())} positive")
+
+
+def measures(matches: pd.DataFrame, curves: pd.DataFrame) -> list[Measure]:
+    """All metrics of one set of held-out cases, always the same ones in the same order.
+
+    matches : rows of MATCHES of one system and repeat. curves : its rows of CURVE_ERRORS. The rows of all experts are
+    pooled: at vertebra level a row is a vertebra as one expert annotated it, at patient level a patient as one expert
+    did. A metric that is undefined is a measure that says why.
+    """
+    frame = matches.assign(rater=matches["rater"].fillna(""))
+    return [*_stage_one(curves), *_localisation(frame), *_detection(frame), *_agreement(frame), *_fractures(frame)]
+
+
+def _measure(
+    name: tuple[str, str, str],
+    rows: pd.DataFrame,
+    x: ArrayLike,
+    *,
+    y: ArrayLike | None = None,
+    unit: str = "",
+    statistic: Statistic = "mean",
+    spread: bool = False,
+    empty: str,
+    note: str = "",
+) -> Measure:
+    """A measure over the rows, whose patients are in a column; without any row it is undefined for the reason empty."""
+    first = np.asarray(x, dtype=np.float64)
+    second = first if y is None else np.asarray(y, dtype=np.float64)
+    if not len(first):
+        why = empty
+    elif statistic == "auc" and not 0 < (first > 0).sum() < len(first):
+        why = "no positive" if not (first > 0).any() else "no negative"
+    elif statistic == "correlation" and len(first) < 3:
+        why = f"{len(first)} pairs, expected at least 3"
+    elif statistic == "correlation" and (np.ptp(first) == 0 or np.ptp(second) == 0):
+        why = "all values are equal"
+    elif statistic == "kappa" and np.ptp(first) == np.ptp(second) == 0 and first[0] == second[0]:
+        why = "all have one grade"
+    else:
+        why = ""
+    patients = rows["patient"].to_numpy(dtype=object)
+    return Measure(*name, unit, statistic, patients, first, second, spread, why, note)
+
+
+def _known(name: tuple[str, str, str], rows: pd.DataFrame, column: str, empty: str, unit: str = "mm") -> Measure:
+    """The mean of a column of errors over the rows that have one."""
+    known = rows[rows[column].notna()]
+    return _measure(name, known, known[column], unit=unit, spread=True, empty=empty)
+
+
+NOT_GIVEN = "not_given"
+"""Status of a case in CURVE_ERRORS if the system offers no curves at all."""
+
+
+def _stage_one(curves: pd.DataFrame) -> Iterator[Measure]:
+    reasons = "; ".join(sorted(set(curves["reason"].dropna()) - {""}))
+    for name, column in (("curve error", "curve_error_mm"), ("limits error", "limits_error_mm")):
+        yield _known((name, "scan", ALL), curves, column, reasons or "no curve")
+    scans = curves[curves["status"] != NOT_GIVEN].drop_duplicates("case")
+    empty = reasons or "no scan"
+    yield _measure(("scans without a curve", "scan", ALL), scans, scans["status"] != "ok", empty=empty)
+
+
+def _localisation(matches: pd.DataFrame) -> Iterator[Measure]:
+    found = matches[matches["vertebra"].notna()]
+    pairs = found[found["target"].notna()]
+    for name, column, rows, genant, empty in (
+        ("localisation", "nearest_mm", found, "nearest_genant", "no prediction"),
+        ("centre error", "center_error_mm", pairs, "genant_target", "no matched pair"),
+        ("keypoint error", "keypoint_error_mm", pairs, "genant_target", "no matched pair"),
+    ):
+        yield _known((name, "vertebra", ALL), rows, column, empty)
+        fractured = rows[rows[genant] <= FRACTURED]
+        yield _known((name, "vertebra", BELOW_FRACTURED), fractured, column, f"{empty} with {BELOW_FRACTURED}")
+
+
+_PATIENT = ["patient", "expert", "rater"]
+"""A row at patient level: a patient as one expert annotated it (and, among experts, another one marked it)."""
+
+
+def _detection(matches: pd.DataFrame) -> Iterator[Measure]:
+    """Recall over annotated vertebrae, the subset by their G; precision over predictions, the subset by theirs."""
+    for name, counted, genant, empty in (
+        ("recall", "target", "genant_target", "no annotated vertebra"),
+        ("precision", "vertebra", "genant", "no prediction"),
+    ):
+        rows = matches[matches[counted].notna()]
+        rows = rows.assign(hit=rows["target"].notna() & rows["vertebra"].notna())
+        fractured = rows[rows[genant] <= FRACTURED]
+        for subset, chosen, why in (
+            (ALL, rows, empty),
+            (BELOW_FRACTURED, fractured, f"{empty} with {BELOW_FRACTURED}"),
+        ):
+            yield _measure((name, "vertebra", subset), chosen, chosen["hit"], empty=why)
+            shares = chosen.groupby(_PATIENT)["hit"].mean().reset_index()
+            yield _measure((name, "patient", subset), shares, shares["hit"], spread=True, empty=why)
+
+
+def _agreement(matches: pd.DataFrame) -> Iterator[Measure]:
+    pairs, empty = _pairs(matches), "no matched pair"
+    truth, found = pairs["genant_target"], pairs["genant"]
+    yield _measure(("error of G", "vertebra", ALL), pairs, (found - truth).abs(), spread=True, empty=empty)
+    yield _measure(("bias of G", "vertebra", ALL), pairs, found - truth, spread=True, empty=empty)
+    yield _measure(("correlation of G", "vertebra", ALL), pairs, truth, y=found, statistic="correlation", empty=empty)
+    patients = _worst(matches).dropna()
+    name = ("correlation of G", "patient", ALL)
+    yield _measure(
+        name, patients, patients["genant_target"], y=patients["genant"], statistic="correlation",
+        empty="no patient both annotated and measured",
+    )  # fmt: skip
+    grades = grade(truth), grade(found)
+    yield _measure(("agreement on the grade", "vertebra", ALL), pairs, grades[0] == grades[1], empty=empty)
+    yield _measure(
+        ("kappa of the grade", "vertebra", ALL), pairs, grades[0], y=grades[1], statistic="kappa", empty=empty
+    )
+
+
+def _pairs(matches: pd.DataFrame) -> pd.DataFrame:
+    return matches[matches["target"].notna() & matches["vertebra"].notna()]
+
+
+def _worst(matches: pd.DataFrame) -> pd.DataFrame:
+    """Smallest annotated and smallest predicted G of every annotated patient; missing where nothing was measured."""
+    groups = matches.groupby(_PATIENT)[["genant_target", "genant"]].min().reset_index()
+    return groups[groups["genant_target"].notna()]
+
+
+def _fractures(matches: pd.DataFrame) -> Iterator[Measure]:
+    """Telling fractured from other vertebrae (matched ones) and patients (by their smallest G; 1 if not measured)."""
+    for level, rows in (("vertebra", _pairs(matches)), ("patient", _worst(matches).fillna({"genant": 1.0}))):
+        empty = "no matched pair" if level == "vertebra" else "no annotated patient"
+        clear = rows[(rows["genant_target"] <= FRACTURED) | (rows["genant_target"] > MILD)]
+        for subset, chosen, limit in (
+            (BELOW_MILD, rows, MILD),
+            (BELOW_FRACTURED, rows, FRACTURED),
+            (NORMAL_OR_FRACTURED, clear, FRACTURED),
+        ):
+            positive = chosen["genant_target"] <= limit
+            called = chosen["genant"] <= limit
+            yield _measure(
+                ("ROC AUC", level, subset), chosen, positive, y=-chosen["genant"], statistic="auc", empty=empty,
+                note=f"{int(positive.sum())} positive",
+            )  # fmt: skip
+            yield _measure(("sensitivity", level, subset), chosen[positive], called[positive], empty="no positive")
+            yield _measure(("specificity", level, subset), chosen[~positive], ~called[~positive], empty="no negative")
+
+
+def patients_of(sets: Sequence[Sequence[Measure]]) -> NDArray[np.object_]:
+    """All patients that occur in some measures, sorted."""
+    patients = [measure.patients for measure_set in sets for measure in measure_set]
+    return np.unique(np.concatenate(patients)) if patients else np.empty(0, dtype=object)

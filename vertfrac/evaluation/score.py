@@ -8,54 +8,54 @@ import numpy as np
 import pandas as pd
 
 from vertfrac import tables
-from vertfrac.evaluation.matching import match, overlaps
+from vertfrac.evaluation.matching import Closeness, distances, match, overlaps
 from vertfrac.genant import genant_index
-from vertfrac.geometry.keypoints import centers, heights
+from vertfrac.geometry.keypoints import heights
 from vertfrac.geometry.spine import annotated_spine
 
 
 def match_table(
-    annotations: pd.DataFrame, predictions: pd.DataFrame, *, smallest_iou: float, largest_distance_mm: float
+    annotations: pd.DataFrame, predictions: pd.DataFrame, *, closeness: Closeness, threshold: float
 ) -> list[dict[str, Any]]:
     """One row per match, missed target and surplus prediction of one case (table MATCHES without its run columns).
 
-    annotations : rows of ANNOTATIONS of one case, any number of experts. predictions : its rows of VERTEBRAE; only
-    those with status ok count, since only those are offered as measurements.
+    annotations : rows of ANNOTATIONS of one case, any number of experts. predictions : its rows of PREDICTIONS; only
+    those with status ok count, since only those are offered as measurements. closeness, threshold : as in ``match``.
     """
     measured = predictions[predictions["status"] == "ok"]
     found = tables.keypoints_of(measured)
     numbers, scores = measured["vertebra"].tolist(), measured["score"].tolist()
+    g_found = genant_index(heights(found))
     rows: list[dict[str, Any]] = []
     for expert, marks in annotations.groupby("expert"):
         truth = tables.keypoints_of(marks)
         targets = marks["vertebra"].tolist()
-        pairs = match(truth, found, smallest_iou=smallest_iou, largest_distance_mm=largest_distance_mm)
-        iou = overlaps(truth, found) if pairs else np.zeros((0, 0))
-        g_truth, g_found = genant_index(heights(truth)), genant_index(heights(found))
-        for i, j in pairs:
-            rows.append(
-                {
-                    "expert": expert,
+        target_of = {j: i for i, j in match(truth, found, closeness=closeness, threshold=threshold)}
+        g_truth = genant_index(heights(truth))
+        gap = distances(truth, found)
+        nearest = gap.argmin(axis=0)
+        for j in range(len(found)):
+            row = {
+                "expert": expert,
+                "vertebra": numbers[j],
+                "score": scores[j],
+                "genant": g_found[j],
+                "nearest_mm": gap[nearest[j], j],
+                "nearest_genant": g_truth[nearest[j]],
+            }
+            if j in target_of:
+                i = target_of[j]
+                row |= {
                     "target": targets[i],
-                    "vertebra": numbers[j],
-                    "iou": iou[i, j],
-                    "center_error_mm": float(np.linalg.norm(centers(truth[i]) - centers(found[j]))),
-                    "keypoint_error_mm": float(np.linalg.norm(truth[i] - found[j], axis=-1).mean()),
-                    "score": scores[j],
+                    "iou": overlaps(truth[i : i + 1], found[j : j + 1])[0, 0],
+                    "center_error_mm": gap[i, j],
+                    "keypoint_error_mm": np.linalg.norm(truth[i] - found[j], axis=-1).mean(),
                     "genant_target": g_truth[i],
-                    "genant": g_found[j],
                 }
-            )
-        hit, used = {i for i, _ in pairs}, {j for _, j in pairs}
+            rows.append(row)
         rows += [
             {"expert": expert, "target": targets[i], "genant_target": g_truth[i]}
-            for i in range(len(truth))
-            if i not in hit
-        ]
-        rows += [
-            {"expert": expert, "vertebra": numbers[j], "score": scores[j], "genant": g_found[j]}
-            for j in range(len(found))
-            if j not in used
+            for i in sorted(set(range(len(truth))) - set(target_of.values()))
         ]
     return rows
 

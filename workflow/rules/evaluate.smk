@@ -36,8 +36,11 @@ rule evaluate:
 
 rule summary:
     input:
-        metrics=expand(
-            rules.evaluate.output.metrics, system=CONFIG.systems, repeat=REPEATS
+        matches=expand(
+            rules.evaluate.output.matches, system=CONFIG.systems, repeat=REPEATS
+        ),
+        curve_errors=expand(
+            rules.evaluate.output.curve_errors, system=CONFIG.systems, repeat=REPEATS
         ),
         cases=rules.merge.output.cases,
     output:
@@ -51,16 +54,18 @@ rule summary:
     conda:
         "../../envs/vertfrac.yaml"
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=2000,
+        runtime=30,
     params:
-        metrics=as_options("metrics"),
+        matches=as_options("matches"),
+        curve_errors=as_options("curve-errors"),
+        settings=canonical(CONFIG.evaluation),
         heading=f"{CONFIG.name}: {CONFIG.folds.k}-fold cross-validation, held-out cases only",
         out=subpath(output.parquet, parent=True),
         code=code_hash("evaluation.run"),
     shell:
-        "vertfrac summary {params.metrics} --cases {input.cases} --heading {params.heading:q} --out {params.out}"
-        " > {log} 2>&1"
+        "vertfrac summary {params.matches} {params.curve_errors} --cases {input.cases} --settings {params.settings:q}"
+        " --heading {params.heading:q} --out {params.out} > {log} 2>&1"
 
 
 rule figures:
