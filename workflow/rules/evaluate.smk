@@ -6,8 +6,8 @@ rule evaluate:
         annotations=rules.merge.output.annotations,
         folds=rules.folds.output,
         predictions=per_fold(rules.detect.output[0]),
-        curves=per_fold(rules.curves.output.curves),
-        statuses=per_fold(rules.curves.output.statuses),
+        curves=kept("curves", rules.curves.output.curves, fold=FOLDS),
+        statuses=kept("curves", rules.curves.output.statuses, fold=FOLDS),
     output:
         matches=f"{RUN}/metrics/{{system}}/r{{repeat}}/matches.parquet",
         curve_errors=f"{RUN}/metrics/{{system}}/r{{repeat}}/curve_errors.parquet",
@@ -78,7 +78,7 @@ rule figures:
             rules.evaluate.output.curve_errors, repeat=REPEATS, allow_missing=True
         ),
         vertebrae=expand(rules.detect.output, repeat=0, fold=FOLDS, allow_missing=True),
-        slices=expand(rules.straighten.output, repeat=0, fold=FOLDS, allow_missing=True),
+        slices=kept("slices", rules.straighten.output[0], repeat=0, fold=FOLDS),
         cases=rules.merge.output.cases,
     output:
         agreement=report(f"{RUN}/figures/{{system}}/agreement.png", category="Figures"),
@@ -106,11 +106,11 @@ rule figures:
 
 rule export:
     input:
-        localizers=expand(
-            rules.train_localizer.output, repeat=0, fold=FOLDS, allow_missing=True
+        localizers=kept(
+            "localizer", rules.train_localizer.output[0], repeat=0, fold=FOLDS
         ),
-        detectors=expand(
-            rules.train_detector.output, repeat=0, fold=FOLDS, allow_missing=True
+        detectors=kept(
+            "detector", rules.train_detector.output[0], repeat=0, fold=FOLDS
         ),
         cases=rules.merge.output.cases,
         summary=rules.summary.output.parquet,
