@@ -135,7 +135,7 @@ class LocalizerInput(Section):
     edge_mm: NotNegative = Field(
         0.0, description="air added above and below, which shows the network where a scan ends"
     )
-    scaling: Literal["window", "unit_variance"]
+    scaling: Literal["window", "min_max", "unit_variance"]
     window_hu: Window
 
 
@@ -212,7 +212,7 @@ DetectorNetwork = Annotated[AnchorFreeNetwork | AnchorBasedNetwork, Field(discri
 
 
 class DetectorInput(Section):
-    scaling: Literal["window", "unit_variance"]
+    scaling: Literal["window", "min_max", "unit_variance"]
     window_hu: Window
 
 

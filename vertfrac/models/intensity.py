@@ -7,20 +7,24 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Scaling = Literal["window", "unit_variance"]
+Scaling = Literal["window", "min_max", "unit_variance"]
 
 
 def scale_intensity(hu: Tensor, *, scaling: Scaling, window_hu: tuple[float, float]) -> Tensor:
     """Clip to a window of Hounsfield units, then scale.
 
-    hu : (batch, ...), any type. "window" maps the window to [0, 1] (Zakharov et al. 2022, stage 1); "unit_variance"
-    gives each image of the batch zero mean and unit variance (both papers, stage 2). Returns float32 of the same shape.
+    hu : (batch, ...), any type. "window" maps the window to [0, 1], "min_max" each image's own range (both are readings
+    of Zakharov et al. 2022, stage 1); "unit_variance" gives each image of the batch zero mean and unit variance (Pisov
+    et al. 2020; Zakharov et al. 2022, stage 2). Returns float32 of the same shape.
     """
     low, high = window_hu
     values = hu.to(torch.float32).clamp(low, high)
     if scaling == "window":
         return (values - low) / (high - low)
     axes = tuple(range(1, values.ndim))
+    if scaling == "min_max":
+        least, most = values.amin(dim=axes, keepdim=True), values.amax(dim=axes, keepdim=True)
+        return (values - least) / (most - least).clamp_min(1.0)
     mean = values.mean(dim=axes, keepdim=True)
     deviation = values.std(dim=axes, keepdim=True, correction=0)
     return (values - mean) / deviation.clamp_min(1e-3)
