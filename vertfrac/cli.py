@@ -17,6 +17,7 @@ from vertfrac.errors import VertfracError
 
 if TYPE_CHECKING:
     from vertfrac.config import Section
+    from vertfrac.evaluation.experts import Reference
     from vertfrac.models.device import Device
     from vertfrac.training.fit import FitSettings
 
@@ -470,6 +471,51 @@ def evaluate(
     )
     for _, line in headline(summarise(*scored, resamples=s.resamples, seed=s.seed)):
         click.echo(line)
+
+
+@main.command()
+@click.argument("paths", nargs=-1, required=True, type=PATH, metavar="PATH...")
+@_path("out", "folder for matches.parquet, curve_errors.parquet, metrics.parquet and cases.parquet")
+@click.option(
+    "--spacing", nargs=3, type=click.FloatRange(min=0, min_open=True), default=(0.7, 0.7, 0.8), show_default=True,
+    metavar="ROW COLUMN SLICE", help="for folders of JSON files: distance of rows, columns and slices, mm",
+)  # fmt: skip
+@click.option(
+    "--against", type=click.Choice(["each", "first", "mean"]), default="each", show_default=True,
+    help="every other expert; the first expert of the case; the mean of the others",
+)  # fmt: skip
+@click.option("--cases", type=PATH, help="table of cases, for the patients; default: every case is a patient")
+@_evaluation
+def experts(
+    paths: tuple[Path, ...],
+    out: Path,
+    spacing: tuple[float, float, float],
+    against: Reference,
+    cases: Path | None,
+    settings: str,
+) -> None:
+    """Score the experts of each case against each other, as a system would be.
+
+    PATH is a table of annotations (Parquet or CSV) or a folder of the public LungCancer500 annotations (JSON). Prints
+    the headline metrics with their 95 % intervals beside those of the experts of Pisov et al. 2020.
+    """
+    from vertfrac.config import Evaluation
+    from vertfrac.evaluation.experts import ANY_EXPERT, PUBLISHED, read_experts, score_experts
+    from vertfrac.evaluation.run import HEADLINE, headline, summarise
+
+    s: Evaluation = _section(Evaluation, settings)
+    scored = score_experts(
+        read_experts(paths, spacing),
+        reference=against,
+        closeness=s.closeness,
+        threshold=s.threshold,
+        cases=cases,
+        out=out,
+        warn=lambda line: click.echo(line, err=True),
+    )
+    published = {**PUBLISHED, **ANY_EXPERT}
+    for key, line in headline(summarise(*scored, resamples=s.resamples, seed=s.seed), (*HEADLINE, *ANY_EXPERT)):
+        click.echo(line + (f"; published: {published[key]}" if key in published else ""))
 
 
 @main.command()

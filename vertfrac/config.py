@@ -285,20 +285,38 @@ class Evaluation(Section):
         return self.match_distance_mm if self.closeness == "distance" else self.match_iou
 
 
-SystemName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
+NAME = r"^[A-Za-z0-9._-]+$"
+"""What can name a folder in results/."""
+
+EXPERTS = "experts"
+"""The name under which the experts, scored against each other, enter the tables."""
+
+SystemName = Annotated[str, Field(pattern=NAME)]
 
 
 class Config(Section):
     """The whole configuration of one run of the workflow."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")] = Field(description="folder of the run in results/")
+    name: Annotated[str, Field(pattern=NAME)] = Field(description="folder of the run in results/")
     cohort: Cohort
     shards: Count = Field(2, description="parts into which the work on single cases is split")
     folds: Folds = Field(default_factory=Folds)
     slices: Slices = Field(default_factory=Slices)
     systems: dict[SystemName, System] = Field(min_length=1, description="the systems to compare, by name")
     ancestors: dict[SystemName, System] = Field({}, description="systems that others are based on, but not compared")
+    foreign: dict[SystemName, str] = Field(
+        default_factory=dict, description="tables of predictions that other systems made of this cohort, by their name"
+    )
     evaluation: Evaluation = Field(default_factory=Evaluation)
+
+    @model_validator(mode="after")
+    def _one_name_each(self) -> Config:
+        for name in self.foreign:
+            if name in self.systems:
+                raise ValueError(f"foreign.{name} is the name of a system too, expected another name")
+        if EXPERTS in {*self.systems, *self.foreign}:
+            raise ValueError(f"a system is called {EXPERTS}, which names the experts in the tables")
+        return self
 
     @model_validator(mode="after")
     def _enough_cases(self) -> Config:

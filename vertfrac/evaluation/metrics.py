@@ -185,7 +185,14 @@ def measures(matches: pd.DataFrame, curves: pd.DataFrame) -> list[Measure]:
     did. A metric that is undefined is a measure that says why.
     """
     frame = matches.assign(rater=matches["rater"].fillna(""))
-    return [*_stage_one(curves), *_localisation(frame), *_detection(frame), *_agreement(frame), *_fractures(frame)]
+    return [
+        *_stage_one(curves),
+        *_localisation(frame),
+        *_detection(frame),
+        *_any_expert(frame),
+        *_agreement(frame),
+        *_fractures(frame),
+    ]
 
 
 def _measure(
@@ -249,6 +256,24 @@ def _localisation(matches: pd.DataFrame) -> Iterator[Measure]:
         yield _known((name, "vertebra", ALL), rows, column, empty)
         fractured = rows[rows[genant] <= FRACTURED]
         yield _known((name, "vertebra", BELOW_FRACTURED), fractured, column, f"{empty} with {BELOW_FRACTURED}")
+
+
+def _any_expert(matches: pd.DataFrame) -> Iterator[Measure]:
+    """Each prediction against all experts at once: the closest vertebra that any of them marked, and whether it exists.
+
+    So are the localisation and the precision of Pisov et al. 2020, table 1, for several experts a study, as far as the
+    published annotations tell. With one expert they are localisation and precision.
+    """
+    found = matches[matches["vertebra"].notna()].sort_values("nearest_mm", kind="stable")
+    found = found.assign(hit=found["target"].notna())
+    closest = found.groupby(["patient", "case", "rater", "vertebra"], sort=False).agg(
+        {"nearest_mm": "first", "nearest_genant": "first", "hit": "any"}
+    )
+    closest = closest.reset_index()
+    fractured = closest[closest["nearest_genant"] <= FRACTURED]
+    for subset, rows in ((ALL, closest), (BELOW_FRACTURED, fractured)):
+        yield _known(("localisation to any expert", "vertebra", subset), rows, "nearest_mm", "no prediction")
+    yield _measure(("precision to any expert", "vertebra", ALL), closest, closest["hit"], empty="no prediction")
 
 
 _PATIENT = ["patient", "expert", "rater"]

@@ -140,13 +140,13 @@ def _whole(
         if twice:
             raise TableError(f"{path}: {name_some('case', sorted(twice))} is in an earlier file too, expected in one")
     return Part(
-        None, patients(known, cases), pd.concat(stacked, ignore_index=True),
+        None, patients_of_cases(known, cases), pd.concat(stacked, ignore_index=True),
         tables.read_tables(curves, tables.CURVES) if curves else None,
         tables.read_tables(statuses, tables.CASE_STATUS) if statuses else None,
     )  # fmt: skip
 
 
-def patients(known: set[str], cases: Path | None) -> dict[str, str]:
+def patients_of_cases(known: set[str], cases: Path | None) -> dict[str, str]:
     """The patient of every known case by the table of cases; the case itself where there is no table or no row."""
     listed = {} if cases is None else tables.read_table(cases, tables.CASES).set_index("case")["patient"].to_dict()
     return {case: listed.get(case, case) for case in known}
@@ -217,6 +217,7 @@ HEADLINE: tuple[tuple[str, str, str], ...] = (
     ("limits error", "scan", "all"),
     ("localisation", "vertebra", "all"),
     ("localisation", "vertebra", "G <= 0.74"),
+    ("centre error", "vertebra", "all"),
     ("keypoint error", "vertebra", "all"),
     ("recall", "vertebra", "all"),
     ("recall", "vertebra", "G <= 0.74"),
@@ -232,10 +233,12 @@ HEADLINE: tuple[tuple[str, str, str], ...] = (
 """What the command line prints, as (metric, level, subset); the tables hold all."""
 
 
-def headline(summary: pd.DataFrame) -> Iterator[tuple[tuple[str, str, str], str]]:
-    """The headline metrics of a summary of one system, as their keys and one line of text each."""
+def headline(
+    summary: pd.DataFrame, keys: Sequence[tuple[str, str, str]] = HEADLINE
+) -> Iterator[tuple[tuple[str, str, str], str]]:
+    """Some metrics of a summary of one system, as their keys and one line of text each."""
     rows = {(row["metric"], row["level"], row["subset"]): row for row in summary.to_dict("records")}
-    for key in HEADLINE:
+    for key in keys:
         row = rows[key]
         name = f"{key[0]} by {key[1]}" + ("" if key[2] == "all" else f", {key[2]}")
         if pd.isna(row["value"]):

@@ -1,5 +1,27 @@
 # Metrics per system and repeat, the summary over all, the figures, and the model folders.
 
+import re
+
+from vertfrac.config import EXPERTS
+
+# The experts' row is one more input of the summary, and changes nothing in how the others are scored.
+SCORING = canonical(CONFIG.evaluation.model_copy(update={"experts": False}))
+
+
+def one_of(names):
+    """A wildcard's constraint: exactly one of the names, or nothing if there is none."""
+    return "|".join(map(re.escape, names)) or r"(?!)"
+
+
+def scored(table):
+    """A table of scores of all systems and repeats, of the foreign systems and, if wanted, of the experts."""
+    single = [*CONFIG.foreign, *([EXPERTS] if CONFIG.evaluation.experts else [])]
+    path = f"{RUN}/metrics/{{system}}/r{{repeat}}/{table}.parquet"
+    return [
+        *expand(path, system=CONFIG.systems, repeat=REPEATS),
+        *expand(path, system=single, repeat=0),
+    ]
+
 
 rule evaluate:
     input:
@@ -16,6 +38,8 @@ rule evaluate:
         f"{RUN}/logs/evaluate/{{system}}-r{{repeat}}.log",
     benchmark:
         f"{RUN}/benchmarks/evaluate/{{system}}-r{{repeat}}.tsv"
+    wildcard_constraints:
+        system=one_of(CONFIG.systems),
     conda:
         "../../envs/vertfrac.yaml"
     resources:
@@ -25,7 +49,7 @@ rule evaluate:
         predictions=as_options("predictions"),
         curves=as_options("curves"),
         statuses=as_options("statuses"),
-        settings=canonical(CONFIG.evaluation),
+        settings=SCORING,
         out=subpath(output.metrics, parent=True),
         code=code_hash("evaluation.run"),
     shell:
@@ -34,14 +58,66 @@ rule evaluate:
         " --out {params.out} > {log} 2>&1"
 
 
+rule evaluate_foreign:
+    input:
+        annotations=rules.merge.output.annotations,
+        cases=rules.merge.output.cases,
+        predictions=lambda wildcards: CONFIG.foreign[wildcards.system],
+    output:
+        matches=f"{RUN}/metrics/{{system}}/r0/matches.parquet",
+        curve_errors=f"{RUN}/metrics/{{system}}/r0/curve_errors.parquet",
+        metrics=f"{RUN}/metrics/{{system}}/r0/metrics.parquet",
+    log:
+        f"{RUN}/logs/evaluate_foreign/{{system}}.log",
+    benchmark:
+        f"{RUN}/benchmarks/evaluate_foreign/{{system}}.tsv"
+    wildcard_constraints:
+        system=one_of(CONFIG.foreign),
+    conda:
+        "../../envs/vertfrac.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    params:
+        settings=SCORING,
+        out=subpath(output.metrics, parent=True),
+        code=code_hash("evaluation.run"),
+    shell:
+        "vertfrac evaluate --annotations {input.annotations} --cases {input.cases} --predictions {input.predictions:q}"
+        " --settings {params.settings:q} --system {wildcards.system} --out {params.out} > {log} 2>&1"
+
+
+rule experts:
+    input:
+        annotations=rules.merge.output.annotations,
+        cases=rules.merge.output.cases,
+    output:
+        matches=f"{RUN}/metrics/{EXPERTS}/r0/matches.parquet",
+        curve_errors=f"{RUN}/metrics/{EXPERTS}/r0/curve_errors.parquet",
+        metrics=f"{RUN}/metrics/{EXPERTS}/r0/metrics.parquet",
+        cases=f"{RUN}/metrics/{EXPERTS}/r0/cases.parquet",
+    log:
+        f"{RUN}/logs/experts.log",
+    benchmark:
+        f"{RUN}/benchmarks/experts.tsv"
+    conda:
+        "../../envs/vertfrac.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    params:
+        settings=SCORING,
+        out=subpath(output.metrics, parent=True),
+        code=code_hash("evaluation.experts"),
+    shell:
+        "vertfrac experts {input.annotations} --cases {input.cases} --settings {params.settings:q} --out {params.out}"
+        " > {log} 2>&1"
+
+
 rule summary:
     input:
-        matches=expand(
-            rules.evaluate.output.matches, system=CONFIG.systems, repeat=REPEATS
-        ),
-        curve_errors=expand(
-            rules.evaluate.output.curve_errors, system=CONFIG.systems, repeat=REPEATS
-        ),
+        matches=scored("matches"),
+        curve_errors=scored("curve_errors"),
         cases=rules.merge.output.cases,
     output:
         parquet=f"{RUN}/summary/summary.parquet",
@@ -59,7 +135,7 @@ rule summary:
     params:
         matches=as_options("matches"),
         curve_errors=as_options("curve-errors"),
-        settings=canonical(CONFIG.evaluation),
+        settings=SCORING,
         heading=f"{CONFIG.name}: {CONFIG.folds.k}-fold cross-validation, held-out cases only",
         out=subpath(output.parquet, parent=True),
         code=code_hash("evaluation.run"),
