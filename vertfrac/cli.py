@@ -538,23 +538,34 @@ def summary(
 
 @main.command()
 @_path("matches", "table of matches", many=True)
-@_path("curve-errors", "table of curve errors", many=True)
-@_path("vertebrae", "table of vertebrae", many=True)
-@_path("slices", "file of held-out slices", many=True)
-@_path("cases", "table of cases")
+@click.option("--curve-errors", type=PATH, multiple=True, help="table of curve errors")
+@click.option("--vertebrae", type=PATH, multiple=True, help="table of vertebrae of one system and repeat, for overlays")
+@click.option("--slices", type=PATH, multiple=True, help="file of held-out slices, for overlays")
+@click.option("--cases", type=PATH, help="table of cases, for overlays")
 @_path("out", "folder for the figures")
 def figures(
     matches: tuple[Path, ...],
     curve_errors: tuple[Path, ...],
     vertebrae: tuple[Path, ...],
     slices: tuple[Path, ...],
-    cases: Path,
+    cases: Path | None,
     out: Path,
 ) -> None:
-    """Draw agreement of G, distribution of errors, and overlays of the best, median and worst held-out case."""
-    from vertfrac.report.cohort import draw_figures
+    """Draw agreement of G, distribution of errors and ROC curves of one system or of several, side by side.
 
-    draw_figures(matches, curve_errors, vertebrae, slices, cases, out)
+    With --vertebrae, --slices and --cases also overlays of the best, median and worst held-out case; with matches of
+    experts also how they disagree.
+    """
+    from vertfrac import tables
+    from vertfrac.report.cohort import draw_comparison, draw_overlays
+
+    if len({bool(vertebrae), bool(slices), cases is not None}) > 1:
+        raise click.UsageError("overlays need --vertebrae, --slices and --cases together")
+    matched = tables.read_tables(matches, tables.MATCHES)
+    no_curves = tables.CURVE_ERRORS.frame([])
+    draw_comparison(matched, tables.read_tables(curve_errors, tables.CURVE_ERRORS) if curve_errors else no_curves, out)
+    if cases:
+        draw_overlays(matched, vertebrae, slices, cases, out)
 
 
 @main.command()

@@ -1,16 +1,22 @@
-"""Pictures of how predictions agree with annotations, over all cases: G, and distances in mm."""
+"""Pictures of how predictions agree with annotations, over all cases: G, distances in mm, ROC curves, experts.
+
+Several systems stand side by side in small panels of one scale. Where they share a panel (ROC curves), each has a
+colour, a line style and a marker of its own, so that none is known by its colour alone.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from textwrap import fill
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
+from sklearn.metrics import auc, roc_curve
 
 from vertfrac.genant import GRADE_LIMITS, GRADES
 from vertfrac.report.style import GRADE_COLOURS, SYSTEM_COLOURS
@@ -18,51 +24,68 @@ from vertfrac.report.style import GRADE_COLOURS, SYSTEM_COLOURS
 Floats = NDArray[np.float64]
 
 NOTHING = "no matched vertebra"
+EXPERTS = "experts"
+"""Name of the system in whose rows every expert is scored against the others."""
+
 INK, FAINT = "#22272d", "#6b747d"
-_MARKERS = "osD^vP"
+_DASHED = (0, (5, 3))
+_MARKERS = "osD^vPX*h<>p"
+_LINES: tuple[str | tuple[int, tuple[float, ...]], ...] = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (6, 2, 1, 2)))
+_PAIR = ["system", "target", "vertebra", "genant_target", "genant"]
 
 
 def draw_genant_agreement(matches: pd.DataFrame) -> Figure:
-    """Draw predicted against annotated G and the Bland-Altman plot; see ``figures.genant_agreement``."""
-    figure = Figure(figsize=(10.4, 5.2), layout="constrained", facecolor="white")
+    """Draw predicted against annotated G with limits of agreement; see ``figures.genant_agreement``."""
+    pairs, systems = _by_vertebra(matches), _names(matches)
+    if len(systems) > 1:
+        return _agreement_of_many(pairs, systems)
+    figure = _sheet(10.4, 5.2)
     scatter, bland = figure.subplots(1, 2)
     _plain(scatter, "Genant index G: predicted against annotated", "annotated G", "predicted G")
     _plain(bland, "Bland-Altman", "mean of annotated and predicted G", "predicted - annotated G")
-    pairs = matches.reindex(columns=["system", "target", "vertebra", "genant_target", "genant"])
-    pairs = pairs.dropna(subset=["target", "vertebra", "genant_target", "genant"])
     if pairs.empty:
         for axes in (scatter, bland):
             _note(axes, NOTHING)
         return figure
-    values = pairs[["genant_target", "genant"]].to_numpy(dtype=np.float64)
-    low = min(0.5, np.floor((values.min() - 0.02) * 10) / 10)
-    _grade_ground(scatter, low)
-    alpha = float(np.clip(12 / np.sqrt(len(pairs)), 0.25, 0.85))
-    texts = []
-    for name, colour, marker, rows in _systems(pairs):
-        target, found = rows[["genant_target", "genant"]].to_numpy(dtype=np.float64).T
-        look = {"s": 14, "color": colour, "marker": marker, "alpha": alpha, "linewidths": 0, "zorder": 2}
-        scatter.scatter(target, found, label=f"{name} (n = {len(rows)} pairs)", **look)
-        bland.scatter((target + found) / 2, found - target, **look)
+    target, found = _indices(pairs)
+    _scatter(scatter, target, found, _lowest(pairs), SYSTEM_COLOURS[0])
+    _text(scatter, f"{_shown(systems[0])} (n = {len(pairs)} pairs)")
+    _bland_altman(bland, target, found)
+    return figure
+
+
+def _agreement_of_many(pairs: pd.DataFrame, systems: list[str]) -> Figure:
+    """One scatter plot per system on one scale; bias and limits of agreement are parallels to the identity line."""
+    columns = min(len(systems), 4)
+    rows = -(-len(systems) // columns)
+    figure = _sheet(3.3 * columns + 0.4, 3.6 * rows + 0.3)
+    figure.suptitle(
+        "Genant index G: predicted against annotated. Black: equal; orange: bias (solid) and 95 % limits of agreement",
+        size=10, color=INK,
+    )  # fmt: skip
+    figure.supxlabel("annotated G", size=9, color=INK)
+    figure.supylabel("predicted G", size=9, color=INK)
+    panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
+    low = _lowest(pairs)
+    for axes, name in zip(panels, systems, strict=False):
+        part = _of(pairs, name)
+        _plain(axes, fill(_shown(name), 34), "", "")
+        if part.empty:
+            _note(axes, NOTHING)
+            continue
+        target, found = _indices(part)
+        _scatter(axes, target, found, low, SYSTEM_COLOURS[0])
         bias, lower, upper = limits_of_agreement(target, found)
-        bland.axhline(bias, color=colour, lw=1.3, zorder=3)
-        for limit in (lower, upper):
-            if np.isfinite(limit):
-                bland.axhline(limit, color=colour, lw=0.9, ls=(0, (5, 3)), zorder=3)
-        within = f"[{lower:+.3f}, {upper:+.3f}]" if np.isfinite(lower) else "undefined for one pair"
-        texts.append((f"{name}: bias {bias:+.3f}, 95 % limits {within}", colour))
-    scatter.set_xlim(low, 1.03)
-    scatter.set_ylim(low, 1.03)
-    scatter.set_aspect("equal")
-    _key(scatter, "upper left")
-    reach = 1.05 * max(np.abs(values[:, 1] - values[:, 0]).max(), 0.1)
-    room = 0.075 * len(texts)  # share of the panel that the numbers need
-    bland.set_ylim(-reach, reach * (1 + 2 * room / (1 - room)))
-    bland.axhline(0, color=FAINT, lw=0.6, zorder=1)
-    for i, (text, colour) in enumerate(texts):
-        bland.text(
-            0.02, 0.975 - 0.055 * i, text, transform=bland.transAxes, color=colour, size=8.5, va="top", parse_math=False
-        )
+        for shift, width, style in ((bias, 1.2, "-"), (lower, 0.9, _DASHED), (upper, 0.9, _DASHED)):
+            if np.isfinite(shift):
+                axes.axline((0.5, 0.5 + shift), slope=1, color=SYSTEM_COLOURS[1], lw=width, ls=style, zorder=3)
+        _text(axes, f"n = {len(part)} pairs\nbias {_signed(bias)}\nlimits {_within(lower, upper)}")
+    for axes in panels[len(systems) :]:
+        axes.set_axis_off()
+    for axes in panels[max(len(systems) - columns, 0) : len(systems)]:
+        axes.tick_params(labelbottom=True)
+    for axes in panels[: len(systems) : columns]:
+        axes.tick_params(labelleft=True)
     return figure
 
 
@@ -77,68 +100,241 @@ def limits_of_agreement(target: Floats, found: Floats) -> tuple[float, float, fl
     return bias, bias - reach, bias + reach
 
 
+def _signed(difference: float) -> str:
+    """A difference of G as printed, never -0.000."""
+    return f"{round(difference, 3) + 0.0:+.3f}"
+
+
+def _within(lower: float, upper: float) -> str:
+    return f"[{_signed(lower)}, {_signed(upper)}]" if np.isfinite(lower) else "undefined for one pair"
+
+
+def _indices(pairs: pd.DataFrame) -> tuple[Floats, Floats]:
+    """Annotated and predicted G of matched pairs, (n,) each."""
+    return tuple(pairs[["genant_target", "genant"]].to_numpy(dtype=np.float64).T)  # type: ignore[return-value]
+
+
+def _lowest(pairs: pd.DataFrame) -> float:
+    """Lower end of an axis of G."""
+    return min(0.5, float(np.floor((pairs[["genant_target", "genant"]].min().min() - 0.02) * 10) / 10))
+
+
+def _alpha(count: int) -> float:
+    return float(np.clip(12 / np.sqrt(count), 0.2, 0.85))
+
+
+def _scatter(axes: Axes, target: Floats, found: Floats, low: float, colour: str) -> None:
+    _grade_ground(axes, low)
+    axes.scatter(target, found, s=12, color=colour, alpha=_alpha(len(target)), linewidths=0, zorder=2)
+    axes.set_xlim(low, 1.03)
+    axes.set_ylim(low, 1.03)
+    axes.set_aspect("equal")
+
+
+def _bland_altman(axes: Axes, first: Floats, second: Floats) -> None:
+    """Difference against mean of two readings of G, (n,) each, with bias and limits of agreement."""
+    difference = second - first
+    axes.scatter(
+        (first + second) / 2,
+        difference,
+        s=12,
+        color=SYSTEM_COLOURS[0],
+        alpha=_alpha(len(first)),
+        linewidths=0,
+        zorder=2,
+    )
+    bias, lower, upper = limits_of_agreement(first, second)
+    for height, width, style in ((bias, 1.3, "-"), (lower, 0.9, _DASHED), (upper, 0.9, _DASHED)):
+        if np.isfinite(height):
+            axes.axhline(height, color=SYSTEM_COLOURS[1], lw=width, ls=style, zorder=3)
+    axes.axhline(0, color=FAINT, lw=0.6, zorder=1)
+    reach = 1.05 * max(float(np.abs(difference).max()), 0.1)
+    axes.set_ylim(-reach, 1.2 * reach)
+    _text(axes, f"bias {_signed(bias)}, 95 % limits {_within(lower, upper)}")
+
+
+_ERRORS = (
+    ("keypoint_error_mm", "Keypoint error", "mean distance of the six keypoints, mm", "vertebrae"),
+    ("center_error_mm", "Centre error", "distance of the body centres, mm", "vertebrae"),
+    ("curve_error_mm", "Curve error", "distance to the annotated curve, mm", "scans"),
+)
+
+
 def draw_error_distribution(matches: pd.DataFrame, curve_errors: pd.DataFrame) -> Figure:
-    """Draw three histograms with medians; see ``figures.error_distribution``."""
-    figure = Figure(figsize=(12.6, 4.2), layout="constrained", facecolor="white")
+    """Draw a row of three histograms per system; see ``figures.error_distribution``."""
     matched = matches.reindex(columns=["system", "target", "vertebra", "keypoint_error_mm", "center_error_mm"])
     matched = matched.dropna(subset=["target", "vertebra"])
     curves = curve_errors.reindex(columns=["system", "curve_error_mm"])
-    systems = _all_names(matched, curves)
-    panels = (
-        (matched, "keypoint_error_mm", "Keypoint error", "mean distance of the six keypoints, mm", "vertebrae"),
-        (matched, "center_error_mm", "Centre error", "distance of the body centres, mm", "vertebrae"),
-        (curves, "curve_error_mm", "Curve error", "mean in-plane distance to the annotated curve, mm", "scans"),
-    )
-    for axes, (rows, column, title, label, counted) in zip(figure.subplots(1, 3), panels, strict=True):
-        _plain(axes, title, label, f"share of {counted}, %")
-        _histograms(axes, rows.dropna(subset=[column]), column, systems, NOTHING if rows is matched else "no curve")
+    systems = sorted({*_names(matches), *_names(curves)}) or [""]
+    many = len(systems) > 1
+    figure = _sheet(12.6, 1.45 * len(systems) + 0.8 if many else 4.2)
+    panels = figure.subplots(len(systems), 3, squeeze=False, sharex="col", sharey="col")
+    for column, (name, title, label, counted) in enumerate(_ERRORS):
+        rows, nothing = (curves, "no curve") if name == "curve_error_mm" else (matched, NOTHING)
+        known = rows.dropna(subset=[name])
+        edges = _bins(known[name].to_numpy(dtype=np.float64))
+        for row, system in enumerate(systems):
+            axes = panels[row, column]
+            last = row == len(systems) - 1
+            _plain(axes, title if row == 0 else "", label if last else "", "share, %" if last else "")
+            _histogram(axes, _of(known, system)[name], edges, counted, nothing)
+        tallest = max((bar.get_height() for axes in panels[:, column] for bar in axes.patches), default=1)
+        panels[0, column].set_ylim(0, 1.15 * tallest)
+        panels[0, column].set_xlim(edges[0], edges[-1])
+    for axes, system in zip(panels[:, 0], systems, strict=True):
+        label = fill(_shown(system), 22)
+        axes.annotate(
+            label, (0, 0.5), xycoords="axes fraction", xytext=(-48, 0), textcoords="offset points", size=9, color=INK,
+            ha="right", va="center", parse_math=False,
+        )  # fmt: skip
     return figure
 
 
-def _histograms(axes: Axes, rows: pd.DataFrame, column: str, systems: list[str], nothing: str) -> None:
+def _bins(values: Floats) -> Floats:
+    """Edges of histograms that reach a little beyond the 99th percentile."""
+    if not len(values):
+        return np.linspace(0, 1, 13)
+    last = max(float(np.quantile(values, 0.99)) * 1.15, 1e-3)
+    return np.linspace(0, last, int(np.clip(np.sqrt(len(values)) * 1.5, 12, 40)) + 1)
+
+
+def _histogram(axes: Axes, known: pd.Series, edges: Floats, counted: str, nothing: str) -> None:
+    """Shares in percent with the median; what lies beyond the axis is counted in the last bin, and said so."""
+    values = known.to_numpy(dtype=np.float64)
+    if not len(values):
+        _note(axes, nothing)
+        return
+    weights = np.full(len(values), 100 / len(values))
+    clipped = np.minimum(values, edges[-1])
+    axes.hist(clipped, edges.tolist(), weights=weights, color=SYSTEM_COLOURS[0], alpha=0.6, zorder=2)
+    median = float(np.median(values))
+    axes.axvline(median, color=SYSTEM_COLOURS[1], lw=1.3, ls=_DASHED, zorder=3)
+    text = f"{len(values)} {counted}\nmedian {median:.2f} mm"
+    beyond = int((values > edges[-1]).sum())
+    if beyond:
+        text += f"\n{beyond} beyond {edges[-1]:.1f} mm (up to {values.max():.1f})\nin the last bin"
+    _text(axes, text, "right")
+
+
+ROC_LIMITS = (0.74, 0.8)
+"""Limits of G at or below which a vertebra or patient is positive."""
+
+
+def draw_roc(matches: pd.DataFrame) -> Figure:
+    """Draw ROC curves by vertebra and by patient; see ``figures.roc``."""
+    figure = _sheet(11.4, 11.6)
+    figure.set_layout_engine("constrained", h_pad=0.1)
+    figure.suptitle(
+        "All repeats pooled. Marker: where the predicted G is at or below the same limit", size=9, color=FAINT
+    )
+    for line, level, rows in zip(
+        figure.subplots(2, 2), ("vertebra", "patient"), (_by_vertebra(matches), _by_patient(matches)), strict=True
+    ):
+        for axes, limit in zip(line, ROC_LIMITS, strict=True):
+            _plain(axes, f"By {level}, G <= {limit}", "1 - specificity", "sensitivity")
+            _roc(
+                axes,
+                rows,
+                _names(matches),
+                limit,
+                "no matched vertebra" if level == "vertebra" else "no annotated patient",
+            )
+    return figure
+
+
+def _by_vertebra(matches: pd.DataFrame) -> pd.DataFrame:
+    """System, annotated and predicted G of every matched pair."""
+    return matches.reindex(columns=_PAIR).dropna(subset=_PAIR[1:])
+
+
+def _by_patient(matches: pd.DataFrame) -> pd.DataFrame:
+    """Smallest annotated and smallest predicted G of every annotated patient, the latter 1 if none was measured.
+
+    A patient counts once per repeat and per expert (P20 5.1: the most severe vertebra gives the patient's grade).
+    """
+    keys = ["system", "repeat", "patient", "expert", "rater"]
+    rows = matches.reindex(columns=[*keys, "case", "genant_target", "genant"])
+    rows["patient"] = rows["patient"].astype("string").fillna(rows["case"].astype("string"))
+    smallest = rows.astype({"genant_target": "float64", "genant": "float64"}).groupby(keys, dropna=False)
+    worst = smallest[["genant_target", "genant"]].min().reset_index()
+    return worst.dropna(subset=["genant_target"]).fillna({"genant": 1.0})
+
+
+def _roc(axes: Axes, rows: pd.DataFrame, systems: list[str], limit: float, nothing: str) -> None:
     if rows.empty:
         _note(axes, nothing)
         return
-    values = rows[column].to_numpy(dtype=np.float64)
-    last = max(float(np.quantile(values, 0.99)) * 1.15, 1e-3)
-    edges = np.linspace(0, last, int(np.clip(np.sqrt(len(values)) * 1.5, 12, 40)) + 1).tolist()
-    for _, colour, _, part in _systems(rows, systems):
-        x = part[column].to_numpy(dtype=np.float64)
-        weights = np.full(len(x), 100 / len(x))
-        clipped = np.minimum(x, last)
-        axes.hist(clipped, edges, weights=weights, color=colour, alpha=0.18, histtype="stepfilled", zorder=2)
-        axes.hist(clipped, edges, weights=weights, color=colour, lw=1.1, histtype="step", zorder=3)
-    top = axes.get_ylim()[1]
-    for name, colour, _, part in _systems(rows, systems):
-        median = float(part[column].median())
-        label = f"{name} (n = {len(part)}): median {median:.2f} mm"
-        axes.plot([median, median], [0, top], color=colour, lw=1.3, ls=(0, (5, 3)), zorder=4, label=label)
-    axes.set_xlim(0, last)
-    axes.set_ylim(0, top * (1.06 + 0.07 * rows["system"].nunique(dropna=False)))
-    _key(axes, "upper right")
-    beyond = int((values > last).sum())
-    if beyond:
-        text = f"{beyond} beyond {last:.1f} mm (up to {values.max():.1f}) in the last bin"
-        axes.set_title(text, size=7, color=FAINT, loc="right")
+    axes.plot([0, 1], [0, 1], color=FAINT, lw=0.6, zorder=1)
+    for i, name in enumerate(systems):
+        truth, found = _indices(_of(rows, name))
+        positive, called = truth <= limit, found <= limit
+        count = f"({int(positive.sum())} of {len(positive)})"
+        label = fill(_shown(name), 32, subsequent_indent="  ")
+        if positive.all() or not positive.any():
+            why = nothing if not len(positive) else f"no {'negative' if positive.all() else 'positive'}"
+            axes.plot([], [], " ", label=f"{label}: undefined, {why} {count}")
+            continue
+        false, true, _ = roc_curve(positive, -found)
+        colour, line = SYSTEM_COLOURS[i % len(SYSTEM_COLOURS)], _LINES[i % len(_LINES)]
+        key = Line2D(
+            [called[~positive].mean()], [called[positive].mean()], color=colour, lw=1.4, ls=line, zorder=3,
+            marker=_MARKERS[i % len(_MARKERS)], ms=6, mec="white", mew=0.6,
+            label=f"{label}: {auc(false, true):.3f} {count}",
+        )  # fmt: skip
+        axes.plot(false, true, color=colour, lw=1.4, ls=line, zorder=2)
+        axes.add_line(key)
+    axes.set_xlim(-0.01, 1.01)
+    axes.set_ylim(-0.01, 1.01)
+    axes.set_aspect("equal")
+    _key(axes, "AUC (positive of all)", 8 if len(systems) < 7 else 6.5)
+
+
+def has_experts(matches: pd.DataFrame) -> bool:
+    """Whether some rows compare an expert with another."""
+    return EXPERTS in _names(matches)
+
+
+def draw_expert_disagreement(matches: pd.DataFrame) -> Figure:
+    """Draw how experts differ in G and in place; see ``figures.expert_disagreement``."""
+    rows = matches[matches["system"] == EXPERTS]
+    pairs = rows.dropna(subset=_PAIR[1:])
+    figure = _sheet(10.4, 4.6)
+    bland, distances = figure.subplots(1, 2)
+    _plain(bland, "Experts: G of one against another", "mean of both readings of G", "difference of G")
+    _plain(distances, "Experts: place", "distance of the body centres, mm", "share, %")
+    known = pairs["center_error_mm"].dropna()
+    edges = _bins(known.to_numpy(dtype=np.float64))
+    _histogram(distances, known, edges, "pairs", NOTHING)
+    distances.set_xlim(edges[0], edges[-1])
+    if pairs.empty:
+        _note(bland, NOTHING)
+        return figure
+    _bland_altman(bland, *_indices(pairs))
+    figure.supxlabel(
+        f"{len(pairs)} ordered pairs of readings in {pairs['case'].nunique()} cases: every two experts twice, "
+        "once each way, so that the bias is 0",
+        size=8, color=FAINT,
+    )  # fmt: skip
+    return figure
+
+
+def _sheet(width_in: float, height_in: float) -> Figure:
+    return Figure(figsize=(width_in, height_in), layout="constrained", facecolor="white")
 
 
 def _names(rows: pd.DataFrame) -> list[str]:
-    return sorted(rows["system"].fillna("").astype(str).unique())
+    """Names of the systems of some rows, sorted, so that each keeps its place in every panel."""
+    return sorted(rows.reindex(columns=["system"])["system"].fillna("").astype(str).unique())
 
 
-def _all_names(*frames: pd.DataFrame) -> list[str]:
-    """Names of all systems in order, so that each keeps its colour in every panel."""
-    return sorted({name for rows in frames for name in _names(rows)})
+def _of(rows: pd.DataFrame, system: str) -> pd.DataFrame:
+    """The rows of a system."""
+    return rows[rows["system"].fillna("") == system]
 
 
-def _systems(rows: pd.DataFrame, names: list[str] | None = None) -> Iterator[tuple[str, str, str, pd.DataFrame]]:
-    """Name, colour, marker and rows of each system that has rows."""
-    system = rows["system"].fillna("").astype(str)
-    for i, name in enumerate(_names(rows) if names is None else names):
-        part = rows[system == name]
-        if len(part):
-            shown = f" {name}" if name.startswith("_") else name  # matplotlib hides what begins with _ from legends
-            yield shown or "system", SYSTEM_COLOURS[i % len(SYSTEM_COLOURS)], _MARKERS[i % len(_MARKERS)], part
+def _shown(name: str) -> str:
+    """A name as printed; matplotlib hides what begins with _ from legends."""
+    return f" {name}" if name.startswith("_") else name or "system"
 
 
 def _grade_ground(axes: Axes, low: float) -> None:
@@ -155,7 +351,7 @@ def _grade_ground(axes: Axes, low: float) -> None:
 
 
 def _plain(axes: Axes, title: str, x: str, y: str) -> None:
-    axes.set_title(title, size=10, color=INK, loc="left")
+    axes.set_title(title, size=10, color=INK, loc="left", parse_math=False)
     axes.set_xlabel(x, size=9, color=INK)
     axes.set_ylabel(y, size=9, color=INK)
     axes.tick_params(labelsize=8, colors=INK)
@@ -163,12 +359,23 @@ def _plain(axes: Axes, title: str, x: str, y: str) -> None:
         axes.spines[side].set_visible(False)
 
 
-def _key(axes: Axes, where: Literal["upper left", "upper right"]) -> None:
-    for text in axes.legend(loc=where, fontsize=8, frameon=False, handlelength=1.4, borderaxespad=0.2).get_texts():
+def _text(axes: Axes, text: str, side: Literal["left", "right"] = "left") -> None:
+    """What a panel shows in numbers, in an upper corner."""
+    axes.text(
+        0.02 if side == "left" else 0.99, 0.98, text, transform=axes.transAxes, color=INK, size=8, ha=side, va="top",
+        parse_math=False, zorder=4,
+    )  # fmt: skip
+
+
+def _key(axes: Axes, title: str, size: float) -> None:
+    legend = axes.legend(
+        title=title, title_fontsize=size, alignment="left", loc="lower right", fontsize=size, framealpha=0.85,
+        edgecolor="none", handlelength=3.2,
+    )  # fmt: skip
+    for text in legend.get_texts():
         text.set_parse_math(False)
 
 
 def _note(axes: Axes, text: str) -> None:
-    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", size=12, color=FAINT)
-    axes.set_xticks([])
-    axes.set_yticks([])
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", size=10, color=FAINT)
+    axes.tick_params(left=False, labelleft=False)

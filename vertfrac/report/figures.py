@@ -1,4 +1,4 @@
-"""The pictures that vertfrac writes, each as one PNG: a measured scan, agreement of G, distribution of errors.
+"""The pictures that vertfrac writes, each as one PNG: a measured scan, and how predictions agree with annotations.
 
 Drawing (``scan_figure``, ``evaluation_figures``) is apart from writing, so that nothing is written if drawing fails.
 matplotlib is used through its objects only: no window, no state shared between figures.
@@ -14,11 +14,16 @@ from numpy.typing import NDArray
 
 from vertfrac.geometry.straighten import StraightSlice
 from vertfrac.imaging import Image
-from vertfrac.report.evaluation_figures import draw_error_distribution, draw_genant_agreement
+from vertfrac.report.evaluation_figures import (
+    draw_error_distribution,
+    draw_expert_disagreement,
+    draw_genant_agreement,
+    draw_roc,
+)
 from vertfrac.report.scan_figure import draw_overlay
 from vertfrac.report.style import GRADE_COLOURS, save
 
-__all__ = ["GRADE_COLOURS", "error_distribution", "genant_agreement", "overlay"]
+__all__ = ["GRADE_COLOURS", "error_distribution", "expert_disagreement", "genant_agreement", "overlay", "roc"]
 
 
 def overlay(
@@ -38,16 +43,33 @@ def overlay(
 
 
 def genant_agreement(path: Path | str, matches: pd.DataFrame) -> None:
-    """Predicted against annotated G, and their difference against their mean (Bland-Altman), one colour per system.
+    """Predicted against annotated G with bias and limits of agreement.
 
+    One system: scatter plot and Bland-Altman plot. Several: a scatter plot each.
     matches : rows of MATCHES; only matched vertebrae are drawn.
     """
     save(path, draw_genant_agreement(matches))
 
 
 def error_distribution(path: Path | str, matches: pd.DataFrame, curve_errors: pd.DataFrame) -> None:
-    """Histograms of keypoint, centre and curve error with their medians, one colour per system.
+    """Histograms of keypoint, centre and curve error with their medians, one row per system.
 
     matches : rows of MATCHES. curve_errors : rows of CURVE_ERRORS.
     """
     save(path, draw_error_distribution(matches, curve_errors))
+
+
+def roc(path: Path | str, matches: pd.DataFrame) -> None:
+    """ROC curves of telling G <= 0.74 and G <= 0.8, by vertebra and by patient, all systems in one panel.
+
+    matches : rows of MATCHES; those of several repeats are pooled into one curve.
+    """
+    save(path, draw_roc(matches))
+
+
+def expert_disagreement(path: Path | str, matches: pd.DataFrame) -> None:
+    """Difference of G between experts against its mean, and the distances between their body centres.
+
+    matches : rows of MATCHES; only those of the system "experts" are drawn.
+    """
+    save(path, draw_expert_disagreement(matches))
