@@ -132,7 +132,8 @@ LAYOUTS: tuple[Layout, ...] = (
         "table-agreement",
         "Agreement on G",
         "Of matched pairs. Error: mean absolute difference of G. Bias: mean of predicted - annotated G. "
-        "r(G): Pearson correlation. Grade: share of pairs with the same Genant grade.",
+        "r(G): Pearson correlation. Grade: share of pairs with "
+        "the same Genant grade, and Cohen's kappa with quadratic weights.",
         (
             (
                 "Distances",
@@ -149,6 +150,7 @@ LAYOUTS: tuple[Layout, ...] = (
                     Measure("r(G) by vertebra", "correlation of G", "vertebra"),
                     Measure("r(G) by patient", "correlation of G", "patient"),
                     Measure("same grade", "agreement on the grade", "vertebra"),
+                    Measure("kappa of the grade", "kappa of the grade", "vertebra"),
                 ),
             ),
         ),
