@@ -28,6 +28,7 @@ RUN = f"results/{CONFIG.name}"
 SHARDS = range(CONFIG.shards)
 FOLDS = range(CONFIG.folds.k)
 REPEATS = range(CONFIG.folds.repeats)
+COMPARED = len(CONFIG.systems) + len(CONFIG.foreign) + CONFIG.evaluation.experts
 
 
 wildcard_constraints:
@@ -50,3 +51,4 @@ rule all:
         f"{RUN}/summary/summary.md",
         expand(f"{RUN}/models/{{system}}/model.json", system=CONFIG.systems),
         expand(f"{RUN}/figures/{{system}}/agreement.png", system=CONFIG.systems),
+        [f"{RUN}/figures/agreement.png"] if COMPARED > 1 else [],

@@ -524,16 +524,34 @@ def experts(
 @_path("cases", "table of cases")
 @_evaluation
 @click.option("--heading", required=True)
-@_path("out", "folder for summary.parquet, summary.csv and summary.md")
+@click.option("--changes", default="{}", help="JSON: system -> [its base, {key: [value there, value here]}]")
+@_path("out", "folder for the summary and the tables")
 def summary(
-    matches: tuple[Path, ...], curve_errors: tuple[Path, ...], cases: Path, settings: str, heading: str, out: Path
+    matches: tuple[Path, ...],
+    curve_errors: tuple[Path, ...],
+    cases: Path,
+    settings: str,
+    heading: str,
+    changes: str,
+    out: Path,
 ) -> None:
-    """Summarise the scores of all systems and repeats."""
+    """Summarise the scores of all systems and repeats, as one table and as tables like the papers'."""
+    import json
+
     from vertfrac.config import Evaluation
     from vertfrac.evaluation.run import write_summary
 
     s: Evaluation = _section(Evaluation, settings)
-    write_summary(matches, curve_errors, cases, heading, out, resamples=s.resamples, seed=s.seed)
+    write_summary(
+        matches,
+        curve_errors,
+        cases,
+        heading,
+        out,
+        resamples=s.resamples,
+        seed=s.seed,
+        changes=json.loads(changes),
+    )
 
 
 @main.command()

@@ -18,8 +18,7 @@ from vertfrac.evaluation.inputs import check_cases, name_some, read_annotations,
 from vertfrac.evaluation.matching import Closeness
 from vertfrac.evaluation.metrics import NOT_GIVEN, Measure, measures, metric_rows
 from vertfrac.evaluation.score import curve_errors, match_table
-from vertfrac.evaluation.summary import as_markdown
-from vertfrac.files import replacing
+from vertfrac.evaluation.summary import Changes, write_tables
 
 
 @dataclass(frozen=True, eq=False)
@@ -259,8 +258,12 @@ def write_summary(
     *,
     resamples: int,
     seed: int,
+    changes: Changes,
 ) -> None:
-    """Summary of all systems and repeats, given by their MATCHES and CURVE_ERRORS, as Parquet, CSV and Markdown."""
+    """Summary of all systems and repeats, given by their MATCHES and CURVE_ERRORS, and the tables made from it.
+
+    changes : what the systems that are based on another change in it, for the table of ablations.
+    """
     tracks = tables.read_tables(curves, tables.CURVE_ERRORS)
     cohort = tables.read_table(cases, tables.CASES)
     found = summarise(tables.read_tables(matches, tables.MATCHES), tracks, resamples=resamples, seed=seed)
@@ -275,8 +278,7 @@ def write_summary(
         f"95 % intervals are from {resamples} resamples of the patients.",
         *(f"Not usable: {case}: {reason}" for case, reason in zip(failed["case"], failed["reason"], strict=True)),
     ]
-    with replacing(out / "summary.md") as temporary:
-        temporary.write_text(as_markdown(summary, heading, remarks), encoding="utf-8")
+    write_tables(summary, out, heading, remarks, ablations=changes)
 
 
 def scores_of(summary: pd.DataFrame, system: str) -> list[dict[str, Any]]:

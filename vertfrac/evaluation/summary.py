@@ -205,31 +205,6 @@ _NOT_COMPARABLE = (
 _SOURCES = {"P20": "Pisov et al. 2020", "Z22": "Zakharov et al. 2022"}
 
 
-def summarise(metrics: pd.DataFrame) -> list[dict[str, Any]]:
-    """Mean and standard deviation over repeats of the metrics over all held-out cases of a repeat.
-
-    metrics : table METRICS; the rows of a whole repeat are those without a fold. Returns rows of SUMMARY.
-    """
-    whole = metrics[metrics["fold"].isna()]
-    rows = []
-    for (system, metric, level, subset), group in whole.groupby(["system", "metric", "level", "subset"], sort=False):
-        values = group["value"].dropna()
-        rows.append(
-            {
-                "system": system,
-                "metric": metric,
-                "level": level,
-                "subset": subset,
-                "value": values.mean() if len(values) else None,
-                "std_repeats": values.std() if len(values) > 1 else None,
-                "n": round(group["n"].mean()),
-                "unit": group["unit"].iloc[0],
-                "note": group["note"].iloc[0],
-            }
-        )
-    return rows
-
-
 def paper_tables(summary: pd.DataFrame, published_as: Mapping[str, str] | None = None) -> list[PaperTable]:
     """The tables of ``LAYOUTS``, systems in the order of the summary.
 
@@ -287,11 +262,6 @@ def _compared(
     return rows.reset_index(names="system"), cells
 
 
-def as_markdown(summary: pd.DataFrame, heading: str, remarks: Sequence[str] = ()) -> str:
-    """The tables of ``LAYOUTS`` under one heading, the remarks at the end."""
-    return _page(paper_tables(summary), heading, remarks)
-
-
 def write_tables(
     summary: pd.DataFrame,
     out: Path,
@@ -312,7 +282,7 @@ def write_tables(
         tables.write_csv(out / f"{table.name}.csv", table.data)
         with replacing(out / f"{table.name}.parquet") as temporary:
             table.data.to_parquet(temporary, index=False)
-    text = _page(filled, heading, remarks)
+    text = _page([table for table in filled if len(table.data)], heading, remarks)
     with replacing(out / "summary.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
     return text

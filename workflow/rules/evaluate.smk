@@ -1,8 +1,9 @@
 # Metrics per system and repeat, the summary over all, the figures, and the model folders.
 
+import json
 import re
 
-from vertfrac.config import EXPERTS
+from vertfrac.config import EXPERTS, changes
 
 # The experts' row is one more input of the summary, and changes nothing in how the others are scored.
 SCORING = canonical(CONFIG.evaluation.model_copy(update={"experts": False}))
@@ -123,6 +124,11 @@ rule summary:
         parquet=f"{RUN}/summary/summary.parquet",
         csv=f"{RUN}/summary/summary.csv",
         markdown=report(f"{RUN}/summary/summary.md", category="Summary"),
+        tables=expand(
+            f"{RUN}/summary/table-{{table}}.{{form}}",
+            table=["1", "2", "3", "agreement", "ablation"],
+            form=["csv", "parquet"],
+        ),
     log:
         f"{RUN}/logs/summary.log",
     benchmark:
@@ -137,11 +143,18 @@ rule summary:
         curve_errors=as_options("curve-errors"),
         settings=SCORING,
         heading=f"{CONFIG.name}: {CONFIG.folds.k}-fold cross-validation, held-out cases only",
+        changes=json.dumps(
+            {
+                name: [system.base, changes(CONFIG, name)]
+                for name, system in CONFIG.systems.items()
+                if system.base
+            }
+        ),
         out=subpath(output.parquet, parent=True),
         code=code_hash("evaluation.run"),
     shell:
         "vertfrac summary {params.matches} {params.curve_errors} --cases {input.cases} --settings {params.settings:q}"
-        " --heading {params.heading:q} --out {params.out} > {log} 2>&1"
+        " --heading {params.heading:q} --changes {params.changes:q} --out {params.out} > {log} 2>&1"
 
 
 rule figures:
@@ -159,6 +172,7 @@ rule figures:
     output:
         agreement=report(f"{RUN}/figures/{{system}}/agreement.png", category="Figures"),
         errors=report(f"{RUN}/figures/{{system}}/errors.png", category="Figures"),
+        roc=report(f"{RUN}/figures/{{system}}/roc.png", category="Figures"),
     log:
         f"{RUN}/logs/figures/{{system}}.log",
     benchmark:
@@ -180,14 +194,38 @@ rule figures:
         " --cases {input.cases} --out {params.out} > {log} 2>&1"
 
 
+rule comparison:
+    input:
+        matches=scored("matches"),
+        curve_errors=scored("curve_errors"),
+    output:
+        agreement=report(f"{RUN}/figures/agreement.png", category="Comparison"),
+        errors=report(f"{RUN}/figures/errors.png", category="Comparison"),
+        roc=report(f"{RUN}/figures/roc.png", category="Comparison"),
+    log:
+        f"{RUN}/logs/comparison.log",
+    benchmark:
+        f"{RUN}/benchmarks/comparison.tsv"
+    conda:
+        "../../envs/vertfrac.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        matches=as_options("matches"),
+        curve_errors=as_options("curve-errors"),
+        out=subpath(output.agreement, parent=True),
+        code=code_hash("report.cohort"),
+    shell:
+        "vertfrac figures {params.matches} {params.curve_errors} --out {params.out} > {log} 2>&1"
+
+
 rule export:
     input:
         localizers=kept(
             "localizer", rules.train_localizer.output[0], repeat=0, fold=FOLDS
         ),
-        detectors=kept(
-            "detector", rules.train_detector.output[0], repeat=0, fold=FOLDS
-        ),
+        detectors=kept("detector", rules.train_detector.output[0], repeat=0, fold=FOLDS),
         cases=rules.merge.output.cases,
         summary=rules.summary.output.parquet,
     output:
