@@ -243,10 +243,10 @@ def headline(
         if pd.isna(row["value"]):
             yield key, f"{name}: undefined ({row['note']}), n={row['n']}"
             continue
-        spread = "" if pd.isna(row["std"]) else f" ({row['std']:.3f})"
+        spread = "" if pd.isna(row["std"]) else f" ({row['std']:z.3f})"
         unit = f" {row['unit']}" if row["unit"] else ""
-        interval = "" if pd.isna(row["low"]) else f" [{row['low']:.3f}, {row['high']:.3f}]"
-        yield key, f"{name}: {row['value']:.3f}{spread}{unit}{interval}, n={row['n']}"
+        interval = "" if pd.isna(row["low"]) else f" [{row['low']:z.3f}, {row['high']:z.3f}]"
+        yield key, f"{name}: {row['value']:z.3f}{spread}{unit}{interval}, n={row['n']}"
 
 
 def write_summary(
