@@ -193,7 +193,7 @@ def _cases() -> list[dict[str, Any]]:
 def test_write_summary_names_the_unusable_cases(evaluated: Path, tmp_path: Path) -> None:
     tables.write_table(tmp_path / "cases.parquet", tables.CASES, _cases())
     files = [[evaluated / name] for name in ("matches.parquet", "curve_errors.parquet")]
-    write_summary(*files, tmp_path / "cases.parquet", "h", tmp_path / "summary", resamples=20, seed=0)
+    write_summary(*files, tmp_path / "cases.parquet", "h", tmp_path / "summary", resamples=20, seed=0, changes={})
     text = (tmp_path / "summary" / "summary.md").read_text()
     assert "Not usable: e: truncated" in text
     assert "5 cases, 4 of them usable" in text

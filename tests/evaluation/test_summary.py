@@ -17,7 +17,6 @@ from vertfrac.evaluation.summary import (
     LAYOUTS,
     NOT_EVALUATED,
     ablation_table,
-    as_markdown,
     paper_tables,
     write_tables,
 )
@@ -200,7 +199,8 @@ def test_files_hold_what_the_tables_hold(tmp_path: Path) -> None:
 
 
 def test_printed_tables_are_aligned() -> None:
-    blocks = [text.splitlines() for text in as_markdown(_summary(TWELVE), "h").split("\n\n") if text.startswith("| ")]
+    text = "\n".join(table.as_markdown() for table in paper_tables(_summary(TWELVE)))
+    blocks = [part.splitlines() for part in text.split("\n\n") if part.startswith("| ")]
     assert len(blocks) == sum(len(layout.blocks) for layout in LAYOUTS)
     for lines in blocks:
         assert len(lines) == 2 + len(TWELVE)

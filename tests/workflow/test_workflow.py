@@ -103,7 +103,9 @@ def test_summary_agrees_in_its_three_forms(finished: Path) -> None:
     csv = pd.read_csv(folder / "summary.csv")
     assert len(csv) == len(parquet)
     recall = parquet[(parquet["metric"] == "recall") & (parquet["level"] == "vertebra") & (parquet["subset"] == "all")]
-    assert f"{recall['value'].iloc[0]:.3f}, n={recall['n'].iloc[0]}" in (folder / "summary.md").read_text()
+    row = recall.iloc[0]
+    text = (folder / "summary.md").read_text()
+    assert f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}], n={row['n']}" in text
 
 
 def test_second_call_does_nothing(finished: Path) -> None:
