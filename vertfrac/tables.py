@@ -198,6 +198,9 @@ ANNOTATIONS = Schema(
     required=("case", "vertebra", *KEYPOINT_COLUMNS),
 )
 
+DEFAULT_EXPERT = "expert"
+"""Name of the expert where a table of annotations has no such column."""
+
 FOLDS = Schema(
     "folds",
     (

@@ -23,8 +23,6 @@ from vertfrac.geometry.keypoints import heights
 from vertfrac.geometry.spine import annotated_spine
 from vertfrac.imaging import read_image, write_nifti
 
-DEFAULT_EXPERT = "expert"
-
 
 def ingest(source: Path, out: Path, *, shard: tuple[int, int] = (0, 1)) -> pd.DataFrame:
     """Read the cases k, k + n, ... of a source folder into the canonical form; returns their table.
@@ -61,7 +59,7 @@ def _read_source(source: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     if unknown:
         raise AnnotationError(f"{source / 'annotations.csv'}: case {min(unknown)} is not listed in cases.csv")
     scans["patient"] = scans["patient"].fillna(scans["case"])
-    annotations["expert"] = annotations["expert"].fillna(DEFAULT_EXPERT)
+    annotations["expert"] = annotations["expert"].fillna(tables.DEFAULT_EXPERT)
     return scans, annotations
 
 

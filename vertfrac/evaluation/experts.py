@@ -13,6 +13,7 @@ from vertfrac import tables
 from vertfrac.cohorts.lungcancer500 import annotation_rows, nominal_affine, read_studies
 from vertfrac.config import EXPERTS
 from vertfrac.errors import AnnotationError, GeometryError
+from vertfrac.evaluation import published
 from vertfrac.evaluation.inputs import check_vertebrae, read_annotations
 from vertfrac.evaluation.matching import Closeness, match
 from vertfrac.evaluation.run import patients_of_cases, write_scores
@@ -24,11 +25,9 @@ Reference = Literal["each", "first", "mean"]
 MEAN_OF_OTHERS = "mean of the others"
 
 PUBLISHED: dict[tuple[str, str, str], str] = {
-    ("localisation", "vertebra", "all"): "1.01 (0.98) mm",
-    ("localisation", "vertebra", "G <= 0.74"): "1.17 (0.78) mm",
-    ("recall", "vertebra", "all"): "0.983",
-    ("recall", "vertebra", "G <= 0.74"): "0.973",
-    ("precision", "vertebra", "all"): "0.996",
+    (entry.metric, entry.level, entry.subset): f"{entry.value:g}" + (f" ({entry.std:g}) mm" if entry.std else "")
+    for entry in published.PUBLISHED
+    if entry.system == "experts" and entry.level and entry.subset
 }
 """The experts' row of Pisov et al. 2020, table 1, by metric, level and subset."""
 

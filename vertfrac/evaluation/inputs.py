@@ -12,14 +12,11 @@ from vertfrac import tables
 from vertfrac.errors import AnnotationError, TableError, VertfracError
 from vertfrac.geometry.keypoints import heights
 
-DEFAULT_EXPERT = "expert"
-"""Name of the expert where a table of annotations has no such column."""
-
 
 def read_annotations(path: Path) -> pd.DataFrame:
     """A table ANNOTATIONS; AnnotationError if a case holds a vertebra twice, or one without height."""
     marks = tables.read_table(path, tables.ANNOTATIONS)
-    marks["expert"] = marks["expert"].fillna(DEFAULT_EXPERT)
+    marks["expert"] = marks["expert"].fillna(tables.DEFAULT_EXPERT)
     if marks.empty:
         raise AnnotationError(f"{path}: no annotation, expected one row per vertebra")
     check_vertebrae(marks, path, ["case", "expert", "vertebra"], AnnotationError)
