@@ -10,7 +10,18 @@ from typing import Any
 
 import pytest
 
-from vertfrac.config import Config, canonical, changes, lineage, owner, parse, parse_json, read_yaml, resolve
+from vertfrac.config import (
+    AnchorBasedNetwork,
+    Config,
+    canonical,
+    changes,
+    lineage,
+    owner,
+    parse,
+    parse_json,
+    read_yaml,
+    resolve,
+)
 from vertfrac.errors import ConfigError
 
 SHIPPED = Path(__file__).parents[1] / "config" / "config.yaml"
@@ -252,6 +263,13 @@ def test_what_is_equal_to_the_base_is_kept_under_the_name_of_the_base(tmp_path: 
     assert owner(config, "gamma", lambda system: canonical(system.detector)) == "beta"
     assert owner(config, "gamma", lambda system: canonical(system.detector.training)) == "alpha"
     assert owner(config, "beta", lambda system: canonical(system.localizer)) == "alpha"
+
+
+def test_another_kind_of_network_takes_nothing_from_the_base(tmp_path: Path, raw: dict[str, Any]) -> None:
+    network = {"kind": "anchor_based", "widths": [4, 8]}
+    config = _family(raw, tmp_path, [{"boxes": {"base": "alpha", "detector": {"network": network}}}])
+    assert config.systems["boxes"].detector.network == AnchorBasedNetwork.model_validate(network)
+    assert config.systems["boxes"].detector.training == config.ancestors["alpha"].detector.training
 
 
 def test_a_return_to_an_earlier_value_is_its_own_result(tmp_path: Path, raw: dict[str, Any]) -> None:

@@ -416,8 +416,10 @@ def resolve(raw: Any, folder: Path, where: str) -> Config:
 
 
 def _merged(base: Any, changes: Any) -> Any:
-    """Mappings merged key by key; anything else is replaced."""
+    """Mappings merged key by key, unless they are of another kind; anything else is replaced."""
     if not isinstance(base, dict) or not isinstance(changes, dict):
+        return changes
+    if changes.get("kind", base.get("kind")) != base.get("kind"):
         return changes
     return base | {key: _merged(base.get(key), value) for key, value in changes.items()}
 

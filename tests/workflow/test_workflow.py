@@ -76,6 +76,9 @@ def test_every_target_is_made(finished: Path) -> None:
         "models/tiny/model.json",
         "figures/tiny/agreement.png",
         "figures/tiny/errors.png",
+        "figures/based/roc.png",
+        "figures/agreement.png",
+        "summary/table-3.parquet",
     ):
         assert (run / name).stat().st_size > 100, name
 
@@ -118,23 +121,23 @@ def test_second_call_does_nothing(finished: Path) -> None:
         (
             ("systems", "tiny", "detector", "inference", "nms_threshold"),
             0.2,
-            {"detect", "evaluate", "summary", "figures", "export"},
+            {"detect", "evaluate", "summary", "figures", "comparison", "export"},
         ),
         (
             ("systems", "tiny", "detector", "straighten", "extend_mm"),
             20,
-            {"straighten", "detect", "evaluate", "summary", "figures", "export"},
+            {"straighten", "detect", "evaluate", "summary", "figures", "comparison", "export"},
         ),
-        (("evaluation", "match_iou"), 0.2, {"evaluate", "summary", "figures", "export"}),
+        (("evaluation", "match_iou"), 0.2, {"evaluate", "summary", "figures", "comparison", "export"}),
         (
             ("systems", "tiny", "detector", "training", "steps"),
             7,
-            {"train_detector", "detect", "evaluate", "summary", "figures", "export"},
+            {"train_detector", "detect", "evaluate", "summary", "figures", "comparison", "export"},
         ),
         (
             ("systems", "tiny", "localizer", "inference", "smooth_mm"),
             10,
-            {"curves", "straighten", "detect", "evaluate", "summary", "figures", "export"},
+            {"curves", "straighten", "detect", "evaluate", "summary", "figures", "comparison", "export"},
         ),
     ],
     ids=lambda value: value[-1] if isinstance(value, tuple) else None,
@@ -143,6 +146,24 @@ def test_only_stale_rules_run_again(
     finished: Path, tmp_path: Path, path: tuple[str, ...], value: object, rules: set[str]
 ) -> None:
     assert planned_rules(finished, changed(tmp_path, "changed.yaml", *path, value=value)) == rules
+
+
+def test_a_system_based_on_another_shares_what_does_not_differ(finished: Path, tmp_path: Path) -> None:
+    run = finished / "results" / "tiny"
+    assert {folder.name for folder in (run / "curves").iterdir()} == {"tiny"}
+    assert (run / "training/based/r0f0/detector.safetensors").is_file()
+    assert not (run / "training/based/r0f0/localizer.safetensors").exists()
+    boxes = {"base": "tiny", "detector": {"inference": {"nms": "box"}}}
+    added = changed(tmp_path, "added.yaml", "systems", "tiny-box", value=boxes)
+    assert planned_rules(finished, added) == {"detect", "evaluate", "summary", "figures", "comparison", "export"}
+
+
+def test_the_ablation_says_what_differs(finished: Path) -> None:
+    table = pd.read_csv(finished / "results/tiny/summary/table-ablation.csv")
+    row = table[table["system"] == "based"].iloc[0]
+    assert row["base"] == "tiny"
+    assert "detector.network.kind: anchor_free -> anchor_based" in row["differs in"]
+    assert "detector.inference.nms: butterfly -> box" in row["differs in"]
 
 
 def test_reordered_keys_rerun_nothing(finished: Path, tmp_path: Path) -> None:
