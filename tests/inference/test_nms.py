@@ -125,3 +125,15 @@ def test_suppressing_the_winners_again_changes_nothing(overlap: Overlap) -> None
         overlap=overlap, threshold=0.1, average_px=0.0,
     )  # fmt: skip
     assert len(again) == len(once)
+
+
+@pytest.mark.parametrize("average_px", [0.0, 8.0])
+def test_the_spread_adds_what_the_networks_disagree_on(average_px: float) -> None:
+    scores, keypoints, anchors = _candidates(1)
+    alone, together = (
+        suppress(scores, keypoints, anchors, variance, overlap="butterfly", threshold=0.1, average_px=average_px)
+        for variance in (None, np.full(len(scores), 9.0))
+    )
+    for one, many in zip(alone, together, strict=True):
+        assert many.spread**2 == pytest.approx(one.spread**2 + 9.0)
+        assert np.array_equal(one.keypoints, many.keypoints)

@@ -199,7 +199,7 @@ def test_the_network_has_an_output_for_every_anchor() -> None:
 def test_best_above_sorts_and_cuts() -> None:
     scores = torch.tensor([0.2, 0.9, 0.5, 0.9])
     keypoints = torch.arange(4.0)[:, None, None].expand(4, 6, 2)
-    candidates = Candidates(scores, keypoints, keypoints[:, 0])
+    candidates = Candidates(scores, keypoints, keypoints[:, 0], torch.zeros(4))
     assert candidates.best_above(0.5).keypoints[:, 0, 0].tolist() == [1.0, 3.0]
     assert candidates.best_above(0.1, most=3).keypoints[:, 0, 0].tolist() == [1.0, 3.0, 2.0]
 
@@ -208,6 +208,15 @@ def test_the_mean_of_equal_candidates_is_themselves(network: Detector) -> None:
     part = network.decode(torch.randn(network.anchors, 13, 6, 5))
     for mean, one in zip(mean_candidates([part, part, part]), part, strict=True):
         assert torch.allclose(mean, one, atol=1e-4)
+
+
+def test_the_variance_of_candidates_is_that_of_their_keypoints_over_the_networks() -> None:
+    network = _free()
+    part = network.decode(torch.randn(1, 13, 6, 5))
+    moved = part._replace(keypoints=part.keypoints + torch.tensor([6.0, 8.0]))
+    mean = mean_candidates([part, moved])
+    assert torch.allclose(mean.keypoints, part.keypoints + torch.tensor([3.0, 4.0]), atol=1e-4)
+    assert torch.allclose(mean.variance, torch.tensor(25.0), atol=1e-3)
 
 
 def _slow_loss(

@@ -50,9 +50,7 @@ def detect(
         candidates = mean_candidates([network.decode(network(x)[0]) for network in networks])
     candidates = candidates.best_above(threshold, MOST_CANDIDATES)
     return suppress(
-        candidates.scores.cpu().numpy(),
-        candidates.keypoints.cpu().numpy(),
-        candidates.anchors.cpu().numpy(),
+        *(values.cpu().numpy() for values in candidates),
         overlap=nms,
         threshold=nms_threshold,
         average_px=average_mm / spacing_mm,

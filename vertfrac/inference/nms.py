@@ -17,7 +17,7 @@ Floats = NDArray[np.float64]
 @dataclass(frozen=True, eq=False)
 class Detection:
     """One vertebra on a slice: score, keypoints (6, 2) as (row, column) in pixels, and their standard deviation over
-    the candidates that were averaged, in pixels (0 for a single one)."""
+    the candidates and the networks that were averaged, in pixels (0 for a single one)."""
 
     score: float
     keypoints: Floats
@@ -28,6 +28,7 @@ def suppress(
     scores: NDArray[np.floating],
     keypoints: NDArray[np.floating],
     anchors: NDArray[np.floating],
+    variance: NDArray[np.floating] | None = None,
     *,
     overlap: Literal["butterfly", "box"],
     threshold: float,
@@ -35,12 +36,14 @@ def suppress(
 ) -> list[Detection]:
     """Greedy suppression: the best remaining candidate wins and removes all that overlap it by more than ``threshold``.
 
-    scores : (n,), descending. keypoints : (n, 6, 2). anchors : (n, 2), the cells that voted. With average_px > 0, a
-    winner's keypoints become the score-weighted mean over the candidates it removed whose anchors are that near to its
-    own.
+    scores : (n,), descending. keypoints : (n, 6, 2). anchors : (n, 2), the cells that voted. variance : (n,), of the
+    keypoints over several networks, pixels squared. With average_px > 0, a winner's keypoints become the score-weighted
+    mean over the candidates it removed whose anchors are that near to its own.
     Returns the winners in order of score.
     """
     points = np.asarray(keypoints, dtype=np.float64)
+    cells = np.asarray(anchors, dtype=np.float64)
+    doubt = np.zeros(len(points)) if variance is None else variance
     polygons = butterflies(points) if overlap == "butterfly" and len(points) else None
     tree = shapely.STRtree(polygons) if polygons is not None else None
     alive = np.ones(len(points), dtype=bool)
@@ -58,17 +61,23 @@ def suppress(
         removed = near[(iou > threshold) | (near == i)]
         alive[removed] = False
         alive[i] = False
-        winners.append(_averaged(i, removed, scores, points, np.asarray(anchors, dtype=np.float64), average_px))
+        winners.append(_averaged(i, removed, scores, points, doubt, cells, average_px))
     return winners
 
 
 def _averaged(
-    winner: int, removed: NDArray[np.intp], scores: NDArray[np.floating], points: Floats, anchors: Floats, radius: float
+    winner: int,
+    removed: NDArray[np.intp],
+    scores: NDArray[np.floating],
+    points: Floats,
+    variance: NDArray[np.floating],
+    anchors: Floats,
+    radius: float,
 ) -> Detection:
     near = removed[np.linalg.norm(anchors[removed] - anchors[winner], axis=1) <= radius]
     if len(near) < 2:
-        return Detection(float(scores[winner]), points[winner], 0.0)
+        return Detection(float(scores[winner]), points[winner], float(np.sqrt(variance[winner])))
     weights = np.asarray(scores, dtype=np.float64)[near] / float(scores[near].sum())
     mean = np.tensordot(weights, points[near], axes=1)
-    variance = np.tensordot(weights, ((points[near] - mean) ** 2).sum(axis=-1), axes=1)
-    return Detection(float(scores[winner]), mean, float(np.sqrt(variance.mean())))
+    between = np.tensordot(weights, ((points[near] - mean) ** 2).sum(axis=-1), axes=1).mean()
+    return Detection(float(scores[winner]), mean, float(np.sqrt(between + weights @ variance[near])))

@@ -103,4 +103,5 @@ class AnchorBased(Detector):
         centers = self.centers(height, width, output.device).expand(self.anchors, -1, -1, -1).flatten(0, 2)
         sizes = self.get_buffer("sizes")[:, None, None].expand(-1, height, width, -1).flatten(0, 2)
         code = self.code(output[:, 1:].permute(0, 2, 3, 1).reshape(-1, 6, 2))
-        return Candidates(output[:, 0].sigmoid().flatten(), centers[:, None] + code * sizes[:, None], centers)
+        scores = output[:, 0].sigmoid().flatten()
+        return Candidates(scores, centers[:, None] + code * sizes[:, None], centers, torch.zeros_like(scores))

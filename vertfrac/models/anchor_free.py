@@ -67,4 +67,5 @@ class AnchorFree(Detector):
         height, width = output.shape[2:]
         centers = self.centers(height, width, output.device).flatten(0, 1)
         code = self.code(output[0, 1:].flatten(1).T.reshape(-1, 6, 2))
-        return Candidates(output[0, 0].sigmoid().flatten(), centers[:, None] + code, centers)
+        scores = output[0, 0].sigmoid().flatten()
+        return Candidates(scores, centers[:, None] + code, centers, torch.zeros_like(scores))

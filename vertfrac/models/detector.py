@@ -32,25 +32,32 @@ class Targets(NamedTuple):
 
 
 class Candidates(NamedTuple):
-    """Detections before suppression: scores (n,), keypoints (n, 6, 2) and anchors (n, 2), (row, column) in pixels."""
+    """Detections before suppression: scores (n,), keypoints (n, 6, 2) and anchors (n, 2), (row, column) in pixels.
+
+    variance : (n,), mean squared distance of the keypoints from their mean over several networks, pixels squared.
+    """
 
     scores: Tensor
     keypoints: Tensor
     anchors: Tensor
+    variance: Tensor
 
     def best_above(self, threshold: float, most: int | None = None) -> Candidates:
         """Those with a score above the threshold, best first, and no more than ``most``."""
         order = self.scores.argsort(descending=True, stable=True)
         order = order[self.scores[order] > threshold][:most]
-        return Candidates(self.scores[order], self.keypoints[order], self.anchors[order])
+        return Candidates(*(values[order] for values in self))
 
 
 def mean_candidates(parts: Sequence[Candidates]) -> Candidates:
     """Candidate by candidate mean of what several networks of one kind say about one image."""
+    keypoints = torch.stack([part.keypoints for part in parts])
+    mean = keypoints.mean(dim=0)
     return Candidates(
         torch.stack([part.scores for part in parts]).mean(dim=0),
-        torch.stack([part.keypoints for part in parts]).mean(dim=0),
+        mean,
         parts[0].anchors,
+        (keypoints - mean).square().sum(dim=-1).mean(dim=(0, 2)),
     )
 
 
