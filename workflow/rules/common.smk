@@ -1,5 +1,10 @@
 # What the rules share: paths, the sections of the configuration that each stage depends on, command-line options.
 
+import json
+import re
+
+from vertfrac.config import EXPERTS, changes
+
 SOURCE = f"{RUN}/source/{{shard}}"
 COHORT = f"{RUN}/cohort/{{shard}}"
 VOLUMES = f"{RUN}/volumes/{{spacing}}/{{shard}}.safetensors"
@@ -73,3 +78,22 @@ def as_options(name):
 
 def per_fold(path):
     return expand(path, fold=FOLDS, allow_missing=True)
+
+
+# The experts' row is one more input of the summary, and changes nothing in how the others are scored.
+SCORING = canonical(CONFIG.evaluation.model_copy(update={"experts": False}))
+
+
+def one_of(names):
+    """A wildcard's constraint: exactly one of the names, or nothing if there is none."""
+    return "|".join(map(re.escape, names)) or r"(?!)"
+
+
+def scored(table):
+    """A table of scores of all systems and repeats, of the foreign systems and, if wanted, of the experts."""
+    single = [*CONFIG.foreign, *([EXPERTS] if CONFIG.evaluation.experts else [])]
+    path = f"{RUN}/metrics/{{system}}/r{{repeat}}/{table}.parquet"
+    return [
+        *expand(path, system=CONFIG.systems, repeat=REPEATS),
+        *expand(path, system=single, repeat=0),
+    ]

@@ -1,28 +1,5 @@
 # Metrics per system and repeat, the summary over all, the figures, and the model folders.
 
-import json
-import re
-
-from vertfrac.config import EXPERTS, changes
-
-# The experts' row is one more input of the summary, and changes nothing in how the others are scored.
-SCORING = canonical(CONFIG.evaluation.model_copy(update={"experts": False}))
-
-
-def one_of(names):
-    """A wildcard's constraint: exactly one of the names, or nothing if there is none."""
-    return "|".join(map(re.escape, names)) or r"(?!)"
-
-
-def scored(table):
-    """A table of scores of all systems and repeats, of the foreign systems and, if wanted, of the experts."""
-    single = [*CONFIG.foreign, *([EXPERTS] if CONFIG.evaluation.experts else [])]
-    path = f"{RUN}/metrics/{{system}}/r{{repeat}}/{table}.parquet"
-    return [
-        *expand(path, system=CONFIG.systems, repeat=REPEATS),
-        *expand(path, system=single, repeat=0),
-    ]
-
 
 rule evaluate:
     input:
