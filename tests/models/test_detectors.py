@@ -219,6 +219,20 @@ def test_the_variance_of_candidates_is_that_of_their_keypoints_over_the_networks
     assert torch.allclose(mean.variance, torch.tensor(25.0), atol=1e-3)
 
 
+def _parts(network: Detector, output: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
+    """Logits, and codes of the positive anchors, of an output (batch, anchors, 13, h, w)."""
+    raw = output.permute(0, 1, 3, 4, 2)[targets.objectness > 0][:, 1:].reshape(-1, 6, 2)
+    return output[:, :, 0], network.code(raw)
+
+
+def test_logits_and_codes_of_chosen_anchors_are_those_of_the_whole_output(network: Detector) -> None:
+    images = torch.randn(2, 1, *SIZE, generator=torch.Generator().manual_seed(3))
+    targets, features = _targets(network), network.unet.features(images)
+    logits, codes = _parts(network, network(images), targets)
+    assert torch.allclose(network.objectness(features), logits, atol=1e-5)
+    assert torch.allclose(network.codes(features, targets.objectness > 0), codes, atol=1e-4)
+
+
 def _slow_loss(
     network: Detector, output: Tensor, targets: Targets, smallest: float, o_weight: float, h_weight: float
 ) -> float:
@@ -248,14 +262,16 @@ def test_the_loss_equals_a_plain_loop(network: Detector, smallest: float, o_weig
     shape = targets.objectness.shape
     output = torch.randn(shape[0], shape[1], 13, *shape[2:], generator=torch.Generator().manual_seed(1))
     loss, _ = detector_loss(
-        network, output, targets, smallest_genant=smallest, objectness_weight=o_weight, height_weight=h_weight
-    )
+        *_parts(network, output, targets), targets,
+        smallest_genant=smallest, objectness_weight=o_weight, height_weight=h_weight,
+    )  # fmt: skip
     assert float(loss) == pytest.approx(_slow_loss(network, output, targets, smallest, o_weight, h_weight), rel=1e-5)
 
 
 def test_perfect_answers_leave_no_keypoint_and_no_height_error(network: Detector) -> None:
     targets = _targets(network)
-    _, parts = detector_loss(network, _answer(network, targets), targets, smallest_genant=0.2, height_weight=1.0)
+    said = _parts(network, _answer(network, targets), targets)
+    _, parts = detector_loss(*said, targets, smallest_genant=0.2, height_weight=1.0)
     assert float(parts["code"]) < 1e-4
     assert float(parts["heights_px"]) < 1e-4
 
@@ -263,7 +279,7 @@ def test_perfect_answers_leave_no_keypoint_and_no_height_error(network: Detector
 def test_without_a_positive_the_loss_is_the_cross_entropy_and_has_a_finite_gradient(network: Detector) -> None:
     targets = network.encode(torch.full((1, 1, 6, 2), torch.nan), torch.full((1, 1), torch.nan), 8, 8)
     output = torch.randn(1, network.anchors, 13, 8, 8, requires_grad=True)
-    loss, parts = detector_loss(network, output, targets, smallest_genant=0.2, height_weight=1.0)
+    loss, parts = detector_loss(*_parts(network, output, targets), targets, smallest_genant=0.2, height_weight=1.0)
     loss.backward()
     assert float(loss.detach()) == pytest.approx(float(parts["objectness"].detach()))
     assert output.grad is not None
@@ -276,7 +292,7 @@ def test_collapsed_heights_have_a_finite_gradient() -> None:
     network.learn_shape(torch.zeros(6, 2))
     targets = _targets(network, batch=1)
     output = torch.zeros(1, 1, 13, *SIZE, requires_grad=True)
-    loss, _ = detector_loss(network, output, targets, smallest_genant=0.2, height_weight=1.0)
+    loss, _ = detector_loss(*_parts(network, output, targets), targets, smallest_genant=0.2, height_weight=1.0)
     loss.backward()
     assert output.grad is not None
     assert bool(torch.isfinite(output.grad).all())

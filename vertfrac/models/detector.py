@@ -80,6 +80,26 @@ class Detector(nn.Module, ABC):
         batch, _, height, width = output.shape
         return output.float().view(batch, self.anchors, CHANNELS, height, width)
 
+    def objectness(self, features: Tensor) -> Tensor:
+        """Logits (batch, anchors, h, w) of all anchors, from the features of the U-Net, (batch, channels, h, w)."""
+        weight, bias = self._head()
+        return F.conv2d(features, weight[:, 0, :, None, None], bias[:, 0]).float()
+
+    def codes(self, features: Tensor, chosen: Tensor) -> Tensor:
+        """Codes (n, 6, 2) of the chosen anchors alone, (batch, anchors, h, w) bool, which are few among many."""
+        weight, bias = self._head()
+        sample, anchor, row, column = chosen.nonzero(as_tuple=True)
+        seen = features.permute(0, 2, 3, 1)[sample, row, column].float()
+        raw = torch.einsum("nc,nkc->nk", seen, weight[anchor, 1:]) + bias[anchor, 1:]
+        return self.code(raw.view(-1, 6, 2))
+
+    def _head(self) -> tuple[Tensor, Tensor]:
+        """Weight (anchors, 13, channels) and bias (anchors, 13) of the U-Net's last layer."""
+        weight, bias = self.unet.head.weight, self.unet.head.bias
+        assert isinstance(weight, Tensor)
+        assert isinstance(bias, Tensor)
+        return weight.view(self.anchors, CHANNELS, -1), bias.view(self.anchors, CHANNELS)
+
     def centers(self, height: int, width: int, device: torch.device) -> Tensor:
         """Position (row, column) of every output cell, (h, w, 2), in pixels of the input."""
         rows, columns = (
@@ -107,14 +127,10 @@ class Detector(nn.Module, ABC):
     def decode(self, output: Tensor) -> Candidates:
         """What every anchor says about one image; output (anchors, 13, h, w)."""
 
-    def raw_codes(self, output: Tensor, chosen: Tensor) -> Tensor:
-        """Outputs (n, 6, 2) of the chosen anchors: output (batch, anchors, 13, h, w), chosen (batch, anchors, h, w)."""
-        return output.permute(0, 1, 3, 4, 2)[chosen][:, 1:].view(-1, 6, 2)
-
 
 def detector_loss(
-    network: Detector,
-    output: Tensor,
+    logits: Tensor,
+    codes: Tensor,
     targets: Targets,
     *,
     smallest_genant: float,
@@ -123,20 +139,20 @@ def detector_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Cross-entropy of the objectness plus the mean error of the positive anchors' codes, weighted by 1/G.
 
-    output : (batch, anchors, 13, h, w). L = BCE(o) + (1/N+) sum over positives of MAE(e) / G (Pisov et al. 2020, eq. 3;
+    logits : (batch, anchors, h, w). codes : (positives, 6, 2), what the network says for the targets' positive anchors,
+    in their order. L = BCE(o) + (1/N+) sum over positives of MAE(e) / G (Pisov et al. 2020, eq. 3;
     Zakharov et al. 2022, section 3.2). G is clamped to ``smallest_genant`` from below, which bounds the weight.
     ``objectness_weight`` multiplies the cross-entropy (1 in the papers); ``height_weight`` adds the error of the three
     heights of translation codes (vertfrac; 0 in the papers). Returns the loss and its parts.
     """
-    objectness = F.binary_cross_entropy_with_logits(output[:, :, 0], targets.objectness)
-    predicted = network.code(network.raw_codes(output, targets.objectness > 0))
-    count = max(1, len(predicted))
+    objectness = F.binary_cross_entropy_with_logits(logits, targets.objectness)
+    count = max(1, len(codes))
     weight = 1 / targets.genant.clamp_min(smallest_genant)
-    error = (predicted - targets.code).abs().mean(dim=(1, 2))
+    error = (codes - targets.code).abs().mean(dim=(1, 2))
     parts = {"objectness": objectness, "code": error.sum() / count}
     loss = objectness_weight * objectness + (error * weight).sum() / count
     if height_weight > 0:
-        difference = _heights(predicted) - _heights(targets.code)
+        difference = _heights(codes) - _heights(targets.code)
         parts["heights_px"] = difference.abs().sum() / (3 * count)
         loss = loss + height_weight * (difference.abs().mean(dim=1) * weight).sum() / count
     return loss, parts

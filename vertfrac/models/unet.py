@@ -65,6 +65,11 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, in_channels, *size) -> (batch, out_channels, *ceil(size / output_stride))."""
+        output: Tensor = self.head(self.features(x))
+        return output
+
+    def features(self, x: Tensor) -> Tensor:
+        """What the head, a 1-wide convolution, sees of (batch, in_channels, *size)."""
         size = x.shape[2:]
         multiple = 2 ** (len(self.down) - 1)
         padding = [p for n in reversed(size) for p in (0, -n % multiple)]
@@ -82,5 +87,4 @@ class UNet(nn.Module):
                 x = torch.cat([skips[level], F.interpolate(x, scale_factor=2.0, mode="nearest")], dim=1)
             x = self.up[level - first](x)
         keep = tuple(slice(0, -(-n // self.output_stride)) for n in size)
-        output: Tensor = self.head(x)
-        return output[(slice(None), slice(None), *keep)]
+        return x[(slice(None), slice(None), *keep)]

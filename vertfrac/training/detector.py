@@ -58,11 +58,11 @@ def train_detector(
             intensity=intensity,
         )
         images = scale_intensity(hu, scaling=scaling, window_hu=window_hu)[:, None]
-        output = network(images.contiguous(memory_format=torch.channels_last))
-        targets = network.encode(keypoints, _genant(keypoints), *output.shape[3:])
+        features = network.unet.features(images.contiguous(memory_format=torch.channels_last))
+        targets = network.encode(keypoints, _genant(keypoints), *features.shape[2:])
         return detector_loss(
-            network,
-            output,
+            network.objectness(features),
+            network.codes(features, targets.objectness > 0),
             targets,
             smallest_genant=smallest_genant,
             objectness_weight=objectness_weight,
