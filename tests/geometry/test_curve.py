@@ -234,3 +234,15 @@ def test_smoothing_takes_short_chains_and_leaves_its_input(count: int) -> None:
 def test_smoothing_names_points_that_do_not_descend() -> None:
     with pytest.raises(GeometryError, match="descend"):
         smoothed(random_centers(3)[::-1], 25.0)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_curve_that_jumps_from_side_to_side_still_descends(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    jumps = rng.normal(0, 60, (50, 2)) * rng.integers(0, 2, (50, 1))
+    curve = Curve(np.column_stack([jumps, -4.0 * np.arange(50)]))
+    even = curve.evenly(1.0, extend_mm=12.0)
+    assert (np.diff(even.points_world[:, 2]) < 0).all()
+    _, tangent, posterior, lateral = even.frames(np.linspace(-20, even.length_mm + 20, 500))
+    for axis in (tangent, posterior, lateral):
+        assert np.allclose(np.linalg.norm(axis, axis=-1), 1)

@@ -18,11 +18,16 @@ from vertfrac.errors import GeometryError
 Floats = NDArray[np.float64]
 
 
+LEAST_DESCENT = 1e-3
+"""mm in z per mm of length: a tangent never lies flat, where it would have no posterior axis to go with it."""
+
+
 class Curve:
     """A curve through world points, parameterised by the length along their chain, superior end first.
 
-    points_world : (n, 3), RAS mm, n >= 2, strictly descending in z. Between them the curve is a cubic spline, beyond
-    the ends a straight line. Raises GeometryError otherwise.
+    points_world : (n, 3), RAS mm, n >= 2, strictly descending in z. Between them x and y are cubic splines and z a
+    monotone one (PCHIP), so that even a curve that jumps from side to side keeps descending; beyond the ends the curve
+    is a straight line. Raises GeometryError otherwise.
     """
 
     def __init__(self, points_world: ArrayLike) -> None:
@@ -38,8 +43,10 @@ class Curve:
         self.lengths_mm: Floats = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
 
     @cached_property
-    def _spline(self) -> CubicSpline:
-        return CubicSpline(self.lengths_mm, self.points_world, bc_type="natural")
+    def _spline(self) -> tuple[CubicSpline, PchipInterpolator]:
+        """Of x and y, and of z."""
+        x_y, z = self.points_world[:, :2], self.points_world[:, 2]
+        return CubicSpline(self.lengths_mm, x_y, bc_type="natural"), PchipInterpolator(self.lengths_mm, z)
 
     @property
     def length_mm(self) -> float:
@@ -49,8 +56,13 @@ class Curve:
     def _evaluate(self, s_mm: ArrayLike) -> tuple[Floats, Floats]:
         s = np.asarray(s_mm, dtype=np.float64)
         inside = np.clip(s, 0.0, self.length_mm)
-        velocity = self._spline(inside, 1)
-        return self._spline(inside) + velocity * (s - inside)[..., None], velocity
+        point, velocity = (
+            np.concatenate([x_y(inside, order), z(inside, order)[..., None]], axis=-1)
+            for x_y, z in [self._spline]
+            for order in (0, 1)
+        )
+        velocity[..., 2] = np.minimum(velocity[..., 2], -LEAST_DESCENT)
+        return point + velocity * (s - inside)[..., None], velocity
 
     def at(self, s_mm: ArrayLike) -> Floats:
         """World points at the lengths s_mm (...) from the superior end; returns (..., 3), RAS mm."""
