@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from vertfrac import tables
-from vertfrac.cohorts.ingest import DEFAULT_EXPERT, ingest, merge, usable_cases
+from vertfrac.cohorts.ingest import ingest, merge, usable_cases
 from vertfrac.errors import AnnotationError, CohortError, TableError
 from vertfrac.imaging import read_image
 
@@ -109,7 +109,7 @@ def test_the_patient_is_the_case_and_the_expert_has_a_name_by_default(source: Pa
     table = ingest(source, tmp_path / "out")
     stored = tables.read_table(tmp_path / "out" / "annotations.parquet", tables.ANNOTATIONS)
     assert table["patient"].tolist() == ["good-1"]
-    assert set(stored["expert"]) == {DEFAULT_EXPERT}
+    assert set(stored["expert"]) == {tables.DEFAULT_EXPERT}
 
 
 def test_a_case_listed_twice_is_refused(source: Path, tmp_path: Path) -> None:
