@@ -135,7 +135,8 @@ def _scan_card(case: str, path: Path, image: Image, result: ScanResult, model: M
 def _sentence(case: str, row: dict[str, Any]) -> str:
     if not row["vertebrae"]:
         return f"{case}: vertebrae were found, but none could be measured"
+    noun = "vertebra" if row["vertebrae"] == 1 else "vertebrae"
     return (
-        f"{case}: {row['vertebrae']} vertebrae measured, worst grade {row['worst_grade']} "
+        f"{case}: {row['vertebrae']} {noun} measured, worst grade {row['worst_grade']} "
         f"({GRADES[row['worst_grade']]}), smallest G {row['smallest_genant']:.2f}"
     )

@@ -90,13 +90,13 @@ def _warnings(image: Image, vertebrae: pd.DataFrame) -> tuple[str, ...]:
     if spacing > 3.0:
         found.append(f"slices are {spacing:.1f} mm apart: heights are uncertain, expected at most 3 mm")
     for status, words in (
-        ("partial", "reach the edge of the scan and are not graded"),
-        ("low_score", "were seen with too little certainty and are not graded"),
-        ("not_measured", "were found but could not be measured"),
+        ("partial", "not graded, at the edge of the scan"),
+        ("low_score", "not graded, seen with too little certainty"),
+        ("not_measured", "found, but not measurable"),
     ):
         count = int((vertebrae["status"] == status).sum())
         if count:
-            found.append(f"{count} vertebrae {words}")
+            found.append(f"{count} {'vertebra' if count == 1 else 'vertebrae'} {words}")
     if not (vertebrae["status"] == "ok").any():
         found.append("vertebrae were found, but none could be measured")
     return tuple(found)
