@@ -8,8 +8,8 @@ sys.path.insert(0, workflow.basedir)  # the checkout's own package, installed or
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
-from vertfrac.cohorts.ingest import tables_and_scans
-from vertfrac.config import canonical, owner, resolve
+from vertfrac.cohorts.sources import list_scans
+from vertfrac.config import NiftiCohort, canonical, owner, resolve
 from vertfrac.errors import VertfracError
 from vertfrac.provenance import code_hash
 
@@ -26,7 +26,7 @@ except VertfracError as error:
 
 RUN = f"results/{CONFIG.name}"
 SHARDS = range(CONFIG.shards)
-FOLDS = range(CONFIG.folds.k)
+FOLDS = range(CONFIG.folds.count)
 REPEATS = range(CONFIG.folds.repeats)
 COMPARED = len(CONFIG.systems) + len(CONFIG.foreign) + CONFIG.evaluation.experts
 
@@ -36,6 +36,7 @@ wildcard_constraints:
     system=r"[A-Za-z0-9._-]+",
     repeat=r"\d+",
     fold=r"\d+",
+    cohort=r"[A-Za-z0-9._-]+",
 
 
 include: "workflow/rules/common.smk"
@@ -43,6 +44,7 @@ include: "workflow/rules/cohort.smk"
 include: "workflow/rules/curve.smk"
 include: "workflow/rules/detect.smk"
 include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/transfer.smk"
 
 
 rule all:
@@ -52,3 +54,5 @@ rule all:
         expand(f"{RUN}/models/{{system}}/model.json", system=CONFIG.systems),
         expand(f"{RUN}/figures/{{system}}/agreement.png", system=CONFIG.systems),
         [f"{RUN}/figures/agreement.png"] if COMPARED > 1 else [],
+        expand(f"{RUN}/transfer/{{cohort}}/summary/summary.md", cohort=CONFIG.transfer),
+        expand(f"{RUN}/transfer/{{cohort}}/figures/agreement.png", cohort=CONFIG.transfer),

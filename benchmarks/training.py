@@ -9,6 +9,7 @@ first steps, which allocate, are not timed. Peak memory is that of the process, 
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import platform
 import resource
@@ -30,9 +31,10 @@ def prepare(folder: Path, cases: int) -> None:
     """Phantoms, ingested, with their training slices."""
     from vertfrac.cli import main
 
+    cohort = json.dumps({"kind": "nifti", "folder": f"{folder}/source"}, separators=(",", ":"))
     for arguments in (
         f"phantom --cases {cases} --seed 7 --out {folder}/source",
-        f"ingest --source {folder}/source --out {folder}/cohort",
+        f"ingest --cohort {cohort} --out {folder}/cohort",
         f"slices --cases {folder}/cohort/cases.parquet --annotations {folder}/cohort/annotations.parquet"
         f" --settings {{}} --out {folder}/slices.safetensors",
     ):

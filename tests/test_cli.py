@@ -138,8 +138,12 @@ def test_an_impossible_shard_is_a_usage_error(tmp_path: Path, shard: str) -> Non
     assert shard in result.stderr
 
 
+def _folder(path: Path) -> str:
+    return json.dumps({"kind": "nifti", "folder": str(path)})
+
+
 def test_ingesting_a_folder_without_tables_is_one_line(tmp_path: Path) -> None:
-    _is_one_line_about(_run("ingest", "--source", tmp_path, "--out", tmp_path / "out"), "cases.csv")
+    _is_one_line_about(_run("ingest", "--cohort", _folder(tmp_path), "--out", tmp_path / "out"), "cases.csv")
 
 
 def test_a_failed_case_is_told_on_standard_error_and_the_rest_goes_on(
@@ -151,7 +155,7 @@ def test_a_failed_case_is_told_on_standard_error_and_the_rest_goes_on(
     (tmp_path / "cases.csv").write_text("case,image\na,a.nii\nb,b.nii\n")
     marks = [annotations_of(spine_keypoints(3), case=case) for case in "ab"]
     pd.concat(marks).to_csv(tmp_path / "annotations.csv", index=False)
-    result = _run("ingest", "--source", tmp_path, "--out", tmp_path / "out")
+    result = _run("ingest", "--cohort", _folder(tmp_path), "--out", tmp_path / "out")
     assert result.exit_code == 0
     assert result.stdout == "1 of 2 cases usable\n"
     assert result.stderr.startswith("b: ")

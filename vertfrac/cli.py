@@ -125,14 +125,18 @@ def phantom(cases: int, seed: int, out: Path, shard: tuple[int, int]) -> None:
 
 
 @main.command()
-@_path("source", "folder with cases.csv and annotations.csv")
+@click.option("--cohort", required=True, help="section cohort of the configuration, as JSON")
 @_path("out", "folder for the canonical images and tables")
 @_shard
-def ingest(source: Path, out: Path, shard: tuple[int, int]) -> None:
+def ingest(cohort: str, out: Path, shard: tuple[int, int]) -> None:
     """Bring scans and annotations into the canonical form."""
     from vertfrac.cohorts.ingest import ingest as run
+    from vertfrac.cohorts.sources import list_scans
+    from vertfrac.config import parse_cohort
 
-    cases = run(source, out, shard=shard)
+    settings = parse_cohort(cohort, "--cohort").model_dump(mode="json")
+    number, count = shard
+    cases = run(list_scans(settings.pop("kind"), settings)[number::count], out)
     for case, reason in cases.loc[cases["status"] != "ok", ["case", "reason"]].itertuples(index=False):
         click.echo(f"{case}: {reason}", err=True)
     click.echo(f"{(cases['status'] == 'ok').sum()} of {len(cases)} cases usable")
@@ -155,11 +159,16 @@ def merge(shards: tuple[Path, ...], out: Path) -> None:
 def folds(cases: Path, settings: str, out: Path) -> None:
     """Split the patients into folds."""
     from vertfrac import tables
-    from vertfrac.cohorts.folds import split
+    from vertfrac.cohorts.folds import published_split, split
     from vertfrac.config import Folds
 
     s: Folds = _section(Folds, settings)
-    rows = split(tables.read_table(cases, tables.CASES), k=s.k, repeats=s.repeats, seed=s.seed)
+    table = tables.read_table(cases, tables.CASES)
+    rows = (
+        split(table, k=s.k, repeats=s.repeats, seed=s.seed)
+        if s.split == "random"
+        else published_split(table, held_out=s.held_out)
+    )
     tables.write_table(out, tables.FOLDS, rows)
 
 
@@ -375,6 +384,49 @@ def straighten(cases: Path, curves: Path, spacing: float, width: float, extend: 
     from vertfrac.inference.held_out import cut_slices
 
     click.echo(f"{cut_slices(cases, curves, out, spacing_mm=spacing, width_mm=width, extend_mm=extend)} slices")
+
+
+@main.command()
+@_path("cases", "table of cases")
+@_path("localizers", "weights of stage 1", many=True)
+@_path("detectors", "weights of stage 2", many=True)
+@_settings()
+@click.option("--spacing", type=float, required=True, help="pixel size of the slices, mm")
+@_system
+@_path("vertebrae", "table of vertebrae to write")
+@_path("curves", "table of predicted curves to write")
+@_path("statuses", "table of case statuses to write")
+@_device
+@_threads
+def transfer(
+    cases: Path,
+    localizers: tuple[Path, ...],
+    detectors: tuple[Path, ...],
+    settings: str,
+    spacing: float,
+    system: str,
+    vertebrae: Path,
+    curves: Path,
+    statuses: Path,
+    device: Device,
+    threads: int | None,
+) -> None:
+    """Measure the cases of a cohort with a system that was trained on another one, all its folds together."""
+    _limit_threads(threads)
+    from vertfrac.config import System
+    from vertfrac.inference.transfer import predict_cohort
+    from vertfrac.inference.weights import assemble
+    from vertfrac.models.device import pick_device
+
+    chosen = pick_device(device)
+    predict_cohort(
+        assemble(system, _section(System, settings), spacing, localizers, detectors, chosen),
+        cases,
+        run={"system": system, "repeat": 0},
+        vertebrae=vertebrae,
+        curves=curves,
+        statuses=statuses,
+    )
 
 
 @main.command()

@@ -43,29 +43,48 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Cohort(Section):
-    """Where the cases come from."""
+class PhantomCohort(Section):
+    """Procedural phantoms, made by vertfrac itself."""
 
-    kind: Literal["phantom", "nifti"] = Field(description="phantom: made by vertfrac; nifti: a folder with cases.csv")
-    cases: Count | None = Field(None, description="phantom: number of cases")
-    seed: int = Field(1, description="phantom: seed of the cohort")
-    folder: str | None = Field(None, description="nifti: folder that holds cases.csv and annotations.csv")
+    kind: Literal["phantom"]
+    cases: Count = Field(description="number of cases")
+    seed: int = Field(1, description="seed of the cohort")
 
-    @model_validator(mode="after")
-    def _complete(self) -> Cohort:
-        if self.kind == "phantom" and self.cases is None:
-            raise ValueError("a phantom cohort needs cases, the number of phantoms")
-        if self.kind == "nifti" and self.folder is None:
-            raise ValueError("a nifti cohort needs folder, where cases.csv and annotations.csv are")
-        return self
+
+class NiftiCohort(Section):
+    """Scans and annotations of one's own."""
+
+    kind: Literal["nifti"]
+    folder: str = Field(description="folder that holds cases.csv and annotations.csv")
+
+
+Cohort = Annotated[PhantomCohort | NiftiCohort, Field(discriminator="kind")]
+"""Where the cases come from; the adapter is the module of vertfrac.cohorts that is named like the kind."""
 
 
 class Folds(Section):
-    """Cross-validation by patient."""
+    """Which cases are held out from which training, by patient."""
 
-    k: Annotated[int, Field(ge=2)] = Field(5, description="folds")
-    repeats: Count = Field(1, description="repeats with different splits")
-    seed: int = Field(0, description="seed of the splits")
+    split: Literal["random", "published"] = Field(
+        "random", description="random: cross-validation; published: the cohort's own split, one training"
+    )
+    k: Annotated[int, Field(ge=2)] = Field(5, description="random: folds")
+    repeats: Count = Field(1, description="random: repeats with different splits")
+    seed: int = Field(0, description="random: seed of the splits")
+    held_out: Literal["test", "validation"] = Field(
+        "test", description="published: the part that is scored; the other one takes no part"
+    )
+
+    @model_validator(mode="after")
+    def _one_published_split(self) -> Folds:
+        if self.split == "published" and self.repeats > 1:
+            raise ValueError(f"repeats is {self.repeats}, expected 1 with a published split")
+        return self
+
+    @property
+    def count(self) -> int:
+        """Trainings per repeat."""
+        return self.k if self.split == "random" else 1
 
 
 class Slices(Section):
@@ -294,6 +313,13 @@ EXPERTS = "experts"
 SystemName = Annotated[str, Field(pattern=NAME)]
 
 
+class Transfer(Section):
+    """Another cohort, on which the trained systems are scored as they are."""
+
+    cohort: Cohort
+    evaluation: Evaluation = Field(default_factory=Evaluation)
+
+
 class Config(Section):
     """The whole configuration of one run of the workflow."""
 
@@ -306,6 +332,9 @@ class Config(Section):
     ancestors: dict[SystemName, System] = Field({}, description="systems that others are based on, but not compared")
     foreign: dict[SystemName, str] = Field(
         default_factory=dict, description="tables of predictions that other systems made of this cohort, by their name"
+    )
+    transfer: dict[SystemName, Transfer] = Field(
+        default_factory=dict, description="other cohorts, by name, on which the trained systems are scored as they are"
     )
     evaluation: Evaluation = Field(default_factory=Evaluation)
 
@@ -320,7 +349,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _enough_cases(self) -> Config:
-        if self.cohort.kind == "phantom" and self.cohort.cases is not None and self.folds.k > self.cohort.cases:
+        if isinstance(self.cohort, PhantomCohort) and self.folds.count > self.cohort.cases:
             raise ValueError(f"folds.k is {self.folds.k}, expected at most the {self.cohort.cases} cases of the cohort")
         return self
 
@@ -334,17 +363,32 @@ def parse(section: type[S], value: Any, where: str) -> S:
         return section.model_validate(value)
     except ValidationError as error:
         first = error.errors()[0]
-        kinds = ("anchor_free", "anchor_based")  # pydantic names the chosen kind of network as a part of the path
-        path = ".".join(str(part) for part in first["loc"] if part not in kinds)
+        path = _key_path(first["loc"], first["type"])
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         found = "" if first["type"] in ("missing", "value_error") else f", found {_short(first['input'])}"
         problem = "unknown key" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
         raise ConfigError(f"{where}: {path + ': ' if path else ''}{problem}{found}{more}") from error
 
 
+def _key_path(location: tuple[int | str, ...], problem: str) -> str:
+    """The path of a key as a user writes it: without the kind, which pydantic adds where it chose a class by it."""
+    chosen = {i for i, part in enumerate(location[:-1], start=1) if part in ("cohort", "network")}
+    path = [str(part) for i, part in enumerate(location) if i not in chosen]
+    return ".".join([*path, "kind"] if problem.startswith("union_tag") else path)
+
+
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def parse_cohort(text: str, where: str) -> PhantomCohort | NiftiCohort:
+    """Check a section ``cohort`` of any kind, given as JSON text."""
+    return parse_json(_OneCohort, f'{{"cohort": {text}}}', where).cohort
+
+
+class _OneCohort(Section):
+    cohort: Cohort
 
 
 def parse_json(section: type[S], text: str, where: str) -> S:

@@ -39,3 +39,7 @@ class ModelError(VertfracError):
 
 class CohortError(VertfracError):
     """A cohort cannot be used as asked (no usable case, more folds than patients, ...)."""
+
+
+class ExcludedError(VertfracError):
+    """A case is sound, but holds nothing to train on or to score: no annotation, or that of one vertebra."""

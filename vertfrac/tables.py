@@ -164,6 +164,7 @@ CASES = Schema(
         Column("patient", STRING, "", "the patient; scans of one patient never straddle folds"),
         Column("image", STRING, "", "the canonical image (RAS order, HU), relative to the table's folder"),
         Column("source", STRING, "", "the file or folder it was read from"),
+        Column("split", STRING, "", "part of a published split: train, validation, test; empty where there is none"),
         *_STATUS,
         Column("warnings", STRING, "", "what was unusual but usable, separated by '; '"),
         Column("slices", INT, "", "voxels along the superior axis"),
@@ -205,7 +206,7 @@ FOLDS = Schema(
     "folds",
     (
         Column("repeat", INT, "", "repeat of the cross-validation, from 0"),
-        Column("fold", INT, "", "fold in which the case is held out, from 0"),
+        Column("fold", INT, "", "fold in which the case is held out, from 0; missing for one that is never held out"),
         _CASE,
         Column("patient", STRING, "", "the patient"),
         Column("grade", INT, "", "worst Genant grade of the patient (stratification)"),

@@ -15,6 +15,7 @@ from vertfrac import tables
 
 ROOT = Path(__file__).parents[2]
 TINY = Path(__file__).with_name("tiny.yaml")
+TRANSFER = ("transfer", "transfer_evaluate", "transfer_summary", "transfer_figures")
 
 
 def snakemake(folder: Path, *options: str, config: Path = TINY) -> subprocess.CompletedProcess[str]:
@@ -79,6 +80,8 @@ def test_every_target_is_made(finished: Path) -> None:
         "figures/based/roc.png",
         "figures/agreement.png",
         "summary/table-3.parquet",
+        "transfer/other/summary/summary.md",
+        "transfer/other/figures/agreement.png",
     ):
         assert (run / name).stat().st_size > 100, name
 
@@ -98,6 +101,16 @@ def test_every_annotated_vertebra_is_accounted_for(finished: Path) -> None:
     annotations = tables.read_table(run / "cohort/annotations.parquet", tables.ANNOTATIONS)
     matches = tables.read_table(run / "metrics/tiny/r0/matches.parquet", tables.MATCHES)
     assert matches["target"].notna().sum() == len(annotations)
+
+
+def test_a_transferred_system_is_scored_on_every_case_of_the_other_cohort(finished: Path) -> None:
+    other = finished / "results" / "tiny" / "transfer" / "other"
+    cases = set(tables.read_table(other / "cohort/cases.parquet", tables.CASES)["case"])
+    assert len(cases) == 2
+    for system in ("tiny", "based"):
+        errors = tables.read_table(other / "metrics" / system / "curve_errors.parquet", tables.CURVE_ERRORS)
+        assert set(errors["case"]) == cases
+        assert set(errors["system"]) == {system}
 
 
 def test_summary_agrees_in_its_three_forms(finished: Path) -> None:
@@ -121,23 +134,33 @@ def test_second_call_does_nothing(finished: Path) -> None:
         (
             ("systems", "tiny", "detector", "inference", "nms_threshold"),
             0.2,
-            {"detect", "evaluate", "summary", "figures", "comparison", "export"},
+            {"detect", "evaluate", "summary", "figures", "comparison", "export", *TRANSFER},
         ),
         (
             ("systems", "tiny", "detector", "straighten", "extend_mm"),
             20,
-            {"straighten", "detect", "evaluate", "summary", "figures", "comparison", "export"},
+            {"straighten", "detect", "evaluate", "summary", "figures", "comparison", "export", *TRANSFER},
+        ),
+        (
+            ("transfer", "other", "evaluation", "closeness"),
+            "box",
+            {"transfer_evaluate", "transfer_summary", "transfer_figures"},
+        ),
+        (
+            ("transfer", "other", "cohort", "seed"),
+            9,
+            {"transfer_phantom", "transfer_ingest", "transfer_merge", *TRANSFER},
         ),
         (("evaluation", "match_iou"), 0.2, {"evaluate", "summary", "figures", "comparison", "export"}),
         (
             ("systems", "tiny", "detector", "training", "steps"),
             7,
-            {"train_detector", "detect", "evaluate", "summary", "figures", "comparison", "export"},
+            {"train_detector", "detect", "evaluate", "summary", "figures", "comparison", "export", *TRANSFER},
         ),
         (
             ("systems", "tiny", "localizer", "inference", "smooth_mm"),
             10,
-            {"curves", "straighten", "detect", "evaluate", "summary", "figures", "comparison", "export"},
+            {"curves", "straighten", "detect", "evaluate", "summary", "figures", "comparison", "export", *TRANSFER},
         ),
     ],
     ids=lambda value: value[-1] if isinstance(value, tuple) else None,

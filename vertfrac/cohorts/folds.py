@@ -1,4 +1,7 @@
-"""Cross-validation by patient: no patient is in two folds, and the folds resemble each other in fracture severity."""
+"""Which cases are held out: cross-validation by patient, or the split that was published with a cohort.
+
+No patient is in two folds, and the folds resemble each other in fracture severity.
+"""
 
 from __future__ import annotations
 
@@ -39,11 +42,39 @@ def split(cases: pd.DataFrame, *, k: int, repeats: int, seed: int) -> pd.DataFra
     return pd.DataFrame(rows)
 
 
+def published_split(cases: pd.DataFrame, *, held_out: str) -> pd.DataFrame:
+    """The published split as one fold: it holds out one part and trains on the part ``train``; others are left out.
+
+    cases : table CASES. held_out : validation or test. Returns rows of the table FOLDS, in which the cases to train on
+    have no fold. Raises CohortError where either part has no usable case, or a patient is in both.
+    """
+    usable = cases[cases["status"] == "ok"]
+    parts = {part: usable[usable["split"] == part] for part in ("train", held_out)}
+    for part, rows in parts.items():
+        if rows.empty:
+            found = ", ".join(sorted(set(usable["split"].fillna("")) - {""})) or "no split at all"
+            raise CohortError(f"folds.split is published, but no usable case is of the part {part} (found {found})")
+    shared = sorted(set(parts["train"]["patient"]) & set(parts[held_out]["patient"]))
+    if shared:
+        raise CohortError(f"patient {shared[0]} is in the parts train and {held_out}, expected in one of them")
+    return pd.DataFrame(
+        {
+            "repeat": 0,
+            "fold": None if part == "train" else 0,
+            "case": case,
+            "patient": patient,
+            "grade": int(grade(smallest)),
+        }
+        for part, rows in parts.items()
+        for case, patient, smallest in rows[["case", "patient", "smallest_genant"]].itertuples(index=False)
+    )
+
+
 def training_cases(folds: pd.DataFrame, repeat: int, fold: int) -> set[str]:
     """Cases that a fold trains on."""
-    return set(folds.loc[(folds["repeat"] == repeat) & (folds["fold"] != fold), "case"])
+    return set(folds.loc[(folds["repeat"] == repeat) & (folds["fold"].fillna(-1) != fold), "case"])
 
 
 def held_out_cases(folds: pd.DataFrame, repeat: int, fold: int) -> set[str]:
     """Cases that a fold holds out."""
-    return set(folds.loc[(folds["repeat"] == repeat) & (folds["fold"] == fold), "case"])
+    return set(folds.loc[(folds["repeat"] == repeat) & (folds["fold"].fillna(-1) == fold), "case"])

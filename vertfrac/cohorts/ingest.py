@@ -1,14 +1,12 @@
 """Ingestion: any source of scans becomes the canonical cohort.
 
-A source folder holds ``cases.csv`` (case, image, optionally patient) and ``annotations.csv`` (one row per vertebra with
-its six keypoints in world RAS mm). The canonical cohort holds one uncompressed RAS-ordered NIfTI in HU per case, so
-that later steps can map it into memory, and two tables. A case that cannot be used keeps its row, with status and
-reason.
+The canonical cohort holds one uncompressed RAS-ordered NIfTI in HU per case, so that later steps can map it into
+memory, and two tables. A case that cannot be used keeps its row, with status and reason.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,72 +14,53 @@ import numpy as np
 import pandas as pd
 
 from vertfrac import tables
-from vertfrac.errors import AnnotationError, CohortError, TableError, VertfracError
+from vertfrac.cohorts.sources import Scan
+from vertfrac.errors import AnnotationError, CohortError, ExcludedError, VertfracError
 from vertfrac.genant import genant_index
 from vertfrac.geometry.grid import Grid
 from vertfrac.geometry.keypoints import heights
 from vertfrac.geometry.spine import annotated_spine
-from vertfrac.imaging import read_image, write_nifti
+from vertfrac.imaging import write_nifti
 
 
-def ingest(source: Path, out: Path, *, shard: tuple[int, int] = (0, 1)) -> pd.DataFrame:
-    """Read the cases k, k + n, ... of a source folder into the canonical form; returns their table.
+def ingest(scans: Sequence[Scan], out: Path) -> pd.DataFrame:
+    """Read the cases of a source into the canonical form, one at a time; returns their table.
 
-    shard : (k, n). Writes ``out/<case>.nii`` for every usable case, ``out/cases.parquet`` and
-    ``out/annotations.parquet``. Raises TableError or AnnotationError when the source's tables themselves are wrong.
+    Writes ``out/<case>.nii`` for every usable case, ``out/cases.parquet`` and ``out/annotations.parquet``.
     """
-    scans, annotations = _read_source(source)
     out.mkdir(parents=True, exist_ok=True)
-    number, count = shard
-    rows, kept = [], []
-    for scan in scans.iloc[number::count].to_dict("records"):
-        mine = annotations[annotations["case"] == scan["case"]]
-        row = _ingest_case(scan, mine, source, out)
+    rows, kept = [], [tables.ANNOTATIONS.frame([])]
+    for scan in scans:
+        row, annotations = _ingest_case(scan, out)
         rows.append(row)
-        if row["status"] == "ok":
-            kept.append(mine)
-    tables.write_table(out / "annotations.parquet", tables.ANNOTATIONS, pd.concat(kept) if kept else annotations[:0])
+        kept.append(annotations)
+    tables.write_table(out / "annotations.parquet", tables.ANNOTATIONS, pd.concat(kept))
     return tables.write_table(out / "cases.parquet", tables.CASES, rows)
 
 
-def _read_source(source: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    scans = tables.read_table(source / "cases.csv", tables.SCANS)
-    annotations = tables.read_table(source / "annotations.csv", tables.ANNOTATIONS)
-    for name in scans["case"]:
-        if pd.isna(name) or Path(name).name != name or name == "..":
-            raise TableError(
-                f"{source / 'cases.csv'}: case {name!r} cannot name a file, expected a name without slashes"
-            )
-    duplicated = scans["case"][scans["case"].duplicated()]
-    if len(duplicated):
-        raise TableError(f"{source / 'cases.csv'}: case {duplicated.iloc[0]} is listed twice, expected unique cases")
-    unknown = set(annotations["case"]) - set(scans["case"])
-    if unknown:
-        raise AnnotationError(f"{source / 'annotations.csv'}: case {min(unknown)} is not listed in cases.csv")
-    scans["patient"] = scans["patient"].fillna(scans["case"])
-    annotations["expert"] = annotations["expert"].fillna(tables.DEFAULT_EXPERT)
-    return scans, annotations
-
-
-def _ingest_case(scan: Mapping[Hashable, Any], annotations: pd.DataFrame, source: Path, out: Path) -> dict[str, Any]:
-    row: dict[str, Any] = {"case": scan["case"], "patient": scan["patient"], "source": str(source / scan["image"])}
+def _ingest_case(scan: Scan, out: Path) -> tuple[dict[str, Any], pd.DataFrame]:
+    """The row of one case, and its annotations if it is usable."""
+    row: dict[str, Any] = {"case": scan.case, "patient": scan.patient, "source": scan.source, "split": scan.split}
     try:
-        image = read_image(source / scan["image"])
+        image, annotations = scan.read()
         spacing = image.grid.spacing_mm
         row |= {"slices": image.grid.shape[2], "warnings": "; ".join(image.warnings)}
         row |= {f"spacing_{axis}": float(mm) for axis, mm in zip("xyz", spacing, strict=True)}
         row |= _check_annotations(annotations, image.grid)
-        name = f"{scan['case']}.nii"
+        name = f"{scan.case}.nii"
         write_nifti(out / name, image)
-        return row | {"image": name, "status": "ok", "reason": ""}
+        return row | {"image": name, "status": "ok", "reason": ""}, annotations
     except VertfracError as error:
-        return row | {"image": "", "status": "failed", "reason": str(error)}
+        status = "excluded" if isinstance(error, ExcludedError) else "failed"
+        return row | {"image": "", "status": status, "reason": str(error)}, tables.ANNOTATIONS.frame([])
 
 
 def _check_annotations(annotations: pd.DataFrame, grid: Grid) -> dict[str, Any]:
     """Facts about a case's annotations; AnnotationError says what is wrong with them."""
     if annotations.empty:
-        raise AnnotationError("no annotation, expected at least two vertebrae")
+        raise ExcludedError("no annotation, expected at least two vertebrae")
+    if (annotations.groupby("expert").size() == 1).all():
+        raise ExcludedError("one annotated vertebra, expected at least two, between which the curve runs")
     smallest, most = np.inf, 0
     for expert, rows in annotations.groupby("expert"):
         keypoints = tables.keypoints_of(rows)
@@ -97,15 +76,6 @@ def _check_annotations(annotations: pd.DataFrame, grid: Grid) -> dict[str, Any]:
         annotated_spine(keypoints)
         smallest, most = min(smallest, float(genant_index(heights(keypoints)).min())), max(most, len(rows))
     return {"vertebrae": most, "experts": annotations["expert"].nunique(), "smallest_genant": smallest}
-
-
-def tables_and_scans(source: Path, shard: int, shards: int) -> list[str]:
-    """The files that ingesting a shard of a source folder reads, as far as they exist, for the workflow to watch."""
-    listed = [source / "cases.csv", source / "annotations.csv"]
-    if listed[0].is_file():
-        scans = tables.read_table(listed[0], tables.SCANS)
-        listed += [source / image for image in scans["image"].iloc[shard::shards]]
-    return [str(path) for path in listed if path.exists()]
 
 
 def merge(shards: Sequence[Path], out: Path) -> pd.DataFrame:

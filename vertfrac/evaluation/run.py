@@ -101,7 +101,7 @@ def _folds(
     split: pd.DataFrame,
     repeat: int,
 ) -> Iterator[Part]:
-    mine = split[split["repeat"] == repeat]
+    mine = split[(split["repeat"] == repeat) & split["fold"].notna()]
     count = mine["fold"].nunique()
     for name, files in (("predictions", predictions), ("curves", curves), ("statuses", statuses)):
         if len(files) != count and (files or name == "predictions"):
@@ -272,9 +272,9 @@ def write_summary(
     failed = cohort[cohort["status"] != "ok"]
     repeats = tracks["repeat"].nunique()
     remarks = [
-        f"{len(cohort)} cases, {len(cohort) - len(failed)} of them usable and each held out once per repeat; "
+        f"{len(cohort)} cases, {len(cohort) - len(failed)} of them usable, {tracks['case'].nunique()} scored; "
         f"{int(cohort['vertebrae'].sum())} annotated vertebrae.",
-        f"Values are over all held-out cases of a repeat, averaged over {repeats} repeat{'s' if repeats > 1 else ''}; "
+        f"Values are over all scored cases of a repeat, averaged over {repeats} repeat{'s' if repeats > 1 else ''}; "
         f"95 % intervals are from {resamples} resamples of the patients.",
         *(f"Not usable: {case}: {reason}" for case, reason in zip(failed["case"], failed["reason"], strict=True)),
     ]

@@ -115,6 +115,27 @@ class Model:
     card: dict[str, Any]
 
 
+def assemble(
+    name: str,
+    system: System,
+    slice_spacing_mm: float,
+    localizers: Sequence[Path],
+    detectors: Sequence[Path],
+    device: torch.device,
+    card: dict[str, Any] | None = None,
+) -> Model:
+    """A model of trained weights, one file of each stage per fold; ModelError names a file that does not fit."""
+    return Model(
+        name,
+        system,
+        slice_spacing_mm,
+        tuple(load_localizer(path, system.localizer.network, device) for path in localizers),
+        tuple(load_detector(path, system.detector.network, slice_spacing_mm, device) for path in detectors),
+        device,
+        card or {},
+    )
+
+
 def export_model(
     out: Path,
     *,
@@ -181,15 +202,8 @@ def load_model(folder: Path, device: torch.device) -> Model:
                 raise ModelError(f"{path}: missing, expected the weights that model.json lists")
             if _sha256(path) != digest:
                 raise ModelError(f"{path}: differs from what model.json promises (SHA-256), expected it unchanged")
-    return Model(
-        name,
-        system,
-        spacing,
-        tuple(load_localizer(path, system.localizer.network, device) for path, _ in listed["localizers"]),
-        tuple(load_detector(path, system.detector.network, spacing, device) for path, _ in listed["detectors"]),
-        device,
-        card,
-    )
+    localizers, detectors = ([path for path, _ in listed[kind]] for kind in ("localizers", "detectors"))
+    return assemble(name, system, spacing, localizers, detectors, device, card)
 
 
 def _sha256(path: Path) -> str:

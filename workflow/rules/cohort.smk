@@ -27,7 +27,7 @@ if CONFIG.cohort.kind == "phantom":
 
 rule ingest:
     input:
-        source_files,
+        source_files(SOURCE),
     output:
         directory(COHORT),
     log:
@@ -40,15 +40,11 @@ rule ingest:
         mem_mb=4000,
         runtime=120,
     params:
-        source=lambda wildcards: CONFIG.cohort.folder or SOURCE.format(**wildcards),
-        shard=lambda wildcards: (
-            "0/1"
-            if CONFIG.cohort.kind == "phantom"
-            else f"{wildcards.shard}/{CONFIG.shards}"
-        ),
-        code=code_hash("cohorts.ingest"),
+        cohort=lambda wildcards: canonical(source_settings(SOURCE)(wildcards)),
+        shard=source_shard,
+        code=ingest_code(source_settings(SOURCE)),
     shell:
-        "vertfrac ingest --source {params.source:q} --shard {params.shard} --out {output} > {log} 2>&1"
+        "vertfrac ingest --cohort {params.cohort:q} --shard {params.shard} --out {output} > {log} 2>&1"
 
 
 rule merge:

@@ -9,18 +9,66 @@ SOURCE = f"{RUN}/source/{{shard}}"
 COHORT = f"{RUN}/cohort/{{shard}}"
 VOLUMES = f"{RUN}/volumes/{{spacing}}/{{shard}}.safetensors"
 
+HELD_OUT = (
+    f"{CONFIG.folds.k}-fold cross-validation, held-out cases only"
+    if CONFIG.folds.split == "random"
+    else f"published split, {CONFIG.folds.held_out} cases only"
+)
 SYSTEMS = CONFIG.ancestors | CONFIG.systems
 
 # Training jobs share the machine's cores.
 TRAINING_THREADS = max(1, min(8, workflow.cores // len(FOLDS))) if workflow.cores else 1
 
 
-def source_files(wildcards):
-    """What ingestion of a shard reads: the phantoms of the shard, or the tables and scans of the user's folder."""
-    if CONFIG.cohort.kind == "phantom":
-        return [SOURCE.format(shard=wildcards.shard)]
-    return tables_and_scans(
-        Path(CONFIG.cohort.folder), int(wildcards.shard), CONFIG.shards
+def cohort_settings(wildcards):
+    """The settings of the cohort that a job works on: the run's own, or the one that it is transferred to."""
+    if "cohort" in wildcards.keys():
+        return CONFIG.transfer[wildcards.cohort].cohort
+    return CONFIG.cohort
+
+
+def source_settings(source):
+    """What ingestion reads: the cohort as configured; of phantoms the shard that was made, a folder like a user's."""
+
+    def settings(wildcards):
+        cohort = cohort_settings(wildcards)
+        if cohort.kind == "phantom":
+            return NiftiCohort(kind="nifti", folder=source.format(**wildcards))
+        return cohort
+
+    return settings
+
+
+def source_files(source):
+    """Input function: the files that ingestion of a shard reads."""
+
+    def files(wildcards):
+        cohort = cohort_settings(wildcards)
+        if cohort.kind == "phantom":
+            return [source.format(**wildcards)]
+        try:
+            scans = list_scans(cohort.kind, cohort.model_dump(exclude={"kind"}))
+        except VertfracError as error:
+            raise WorkflowError(str(error)) from None
+        chosen = scans[int(wildcards.shard) :: CONFIG.shards]
+        # one that does not exist is not asked for, since its case fails alone, with a reason
+        return sorted(
+            {str(path) for scan in chosen for path in scan.files if path.exists()}
+        )
+
+    return files
+
+
+def source_shard(wildcards):
+    """Which cases of the source a shard takes: every phantom that was made for it, or every n-th of a user's."""
+    whole = cohort_settings(wildcards).kind == "phantom"
+    return "0/1" if whole else f"{wildcards.shard}/{CONFIG.shards}"
+
+
+def ingest_code(settings):
+    """Hash of what ingests a cohort: the common code and the adapter of its kind."""
+    return lambda wildcards: code_hash(
+        "cohorts.ingest", f"cohorts.{settings(wildcards).kind}"
     )
 
 
@@ -47,6 +95,15 @@ def training_settings(section):
         )
     )
 
+
+# What the systems that are based on another one change in it.
+CHANGES = json.dumps(
+    {
+        name: [system.base, changes(CONFIG, name)]
+        for name, system in CONFIG.systems.items()
+        if system.base
+    }
+)
 
 # What each result depends on. A system based on another shares with it all results whose settings are equal: they are
 # kept under the name of the earliest system in its lineage that has these settings.

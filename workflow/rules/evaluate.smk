@@ -119,14 +119,8 @@ rule summary:
         matches=as_options("matches"),
         curve_errors=as_options("curve-errors"),
         settings=SCORING,
-        heading=f"{CONFIG.name}: {CONFIG.folds.k}-fold cross-validation, held-out cases only",
-        changes=json.dumps(
-            {
-                name: [system.base, changes(CONFIG, name)]
-                for name, system in CONFIG.systems.items()
-                if system.base
-            }
-        ),
+        heading=f"{CONFIG.name}: {HELD_OUT}",
+        changes=CHANGES,
         out=subpath(output.parquet, parent=True),
         code=code_hash("evaluation.run"),
     shell:

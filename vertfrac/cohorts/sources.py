@@ -1,0 +1,54 @@
+"""What every source of scans has in common: a list of cases, each of which knows how it is read.
+
+An adapter is the module of ``vertfrac.cohorts`` that is named like the cohort's ``kind``. Its function
+``scans(**settings)`` takes the keys of the cohort's section of the configuration and lists the cases without reading
+one image, so that listing is quick and a broken case fails alone, when it is read.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from vertfrac.errors import CohortError
+from vertfrac.imaging import Image
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One case of a source.
+
+    case : its name, unique in the cohort and fit to name a file. patient : whose scan it is.
+    source : the file or folder that holds the image, for people to find it.
+    files : all files that reading depends on, for the workflow to watch; none of them needs to exist.
+    read : returns the image in canonical order and its annotation, rows of ANNOTATIONS, none if there is none;
+        raises a VertfracError that names the file, what was found and what was expected.
+    split : the part of a published split, train, validation or test; "" where there is no such split.
+    """
+
+    case: str
+    patient: str
+    source: str
+    files: tuple[Path, ...]
+    read: Callable[[], tuple[Image, pd.DataFrame]]
+    split: str = ""
+
+
+def list_scans(kind: str, settings: Mapping[str, Any]) -> list[Scan]:
+    """The cases of a cohort, by name. Raises CohortError where a name is unfit or occurs twice, or there is no case."""
+    scans: list[Scan] = importlib.import_module(f"{__package__}.{kind}").scans(**settings)
+    seen: dict[str, Scan] = {}
+    for scan in scans:
+        if not scan.case or Path(scan.case).name != scan.case or scan.case == "..":
+            raise CohortError(f"{scan.source}: case {scan.case!r} cannot name a file, expected a name without slashes")
+        if scan.case in seen:
+            raise CohortError(f"{scan.source}: case {scan.case} is that of {seen[scan.case].source} too")
+        seen[scan.case] = scan
+    if not scans:
+        raise CohortError(f"cohort of kind {kind}: found no case, expected at least one ({dict(settings)})")
+    return sorted(scans, key=lambda scan: scan.case)

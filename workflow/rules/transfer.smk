@@ -1,0 +1,169 @@
+# Other cohorts, on which the trained systems are scored as they are: all folds of the first repeat together.
+
+OTHER = f"{RUN}/transfer/{{cohort}}"
+OTHER_SOURCE = f"{OTHER}/source/{{shard}}"
+OTHER_COHORT = f"{OTHER}/cohort/{{shard}}"
+
+
+use rule phantom as transfer_phantom with:
+    output:
+        directory(OTHER_SOURCE),
+    log:
+        f"{RUN}/logs/transfer/{{cohort}}/phantom/{{shard}}.log",
+    benchmark:
+        f"{RUN}/benchmarks/transfer/{{cohort}}/phantom/{{shard}}.tsv"
+    params:
+        cases=lambda wildcards: cohort_settings(wildcards).cases,
+        seed=lambda wildcards: cohort_settings(wildcards).seed,
+        shards=CONFIG.shards,
+        code=code_hash("cohorts.phantom"),
+
+
+use rule ingest as transfer_ingest with:
+    input:
+        source_files(OTHER_SOURCE),
+    output:
+        directory(OTHER_COHORT),
+    log:
+        f"{RUN}/logs/transfer/{{cohort}}/ingest/{{shard}}.log",
+    benchmark:
+        f"{RUN}/benchmarks/transfer/{{cohort}}/ingest/{{shard}}.tsv"
+    params:
+        cohort=lambda wildcards: canonical(source_settings(OTHER_SOURCE)(wildcards)),
+        shard=source_shard,
+        code=ingest_code(source_settings(OTHER_SOURCE)),
+
+
+use rule merge as transfer_merge with:
+    input:
+        expand(OTHER_COHORT, shard=SHARDS, allow_missing=True),
+    output:
+        cases=f"{OTHER}/cohort/cases.parquet",
+        annotations=f"{OTHER}/cohort/annotations.parquet",
+    log:
+        f"{RUN}/logs/transfer/{{cohort}}/merge.log",
+    benchmark:
+        f"{RUN}/benchmarks/transfer/{{cohort}}/merge.tsv"
+
+
+rule transfer:
+    input:
+        localizers=rules.export.input.localizers,
+        detectors=rules.export.input.detectors,
+        cohort=OTHER_COHORT,
+    output:
+        vertebrae=f"{OTHER}/detections/{{system}}/{{shard}}.parquet",
+        curves=f"{OTHER}/curves/{{system}}/{{shard}}.parquet",
+        statuses=f"{OTHER}/curves/{{system}}/{{shard}}.status.parquet",
+    log:
+        f"{RUN}/logs/transfer/{{cohort}}/predict/{{system}}-{{shard}}.log",
+    benchmark:
+        f"{RUN}/benchmarks/transfer/{{cohort}}/predict/{{system}}-{{shard}}.tsv"
+    conda:
+        "../../envs/vertfrac.yaml"
+    threads: TRAINING_THREADS
+    resources:
+        gpu=1,
+        mem_mb=8000,
+        runtime=240,
+    params:
+        localizers=as_options("localizers"),
+        detectors=as_options("detectors"),
+        settings=lambda wildcards: canonical(CONFIG.systems[wildcards.system]),
+        spacing=CONFIG.slices.spacing_mm,
+        code=code_hash("inference.transfer"),
+    shell:
+        "vertfrac transfer --cases {input.cohort}/cases.parquet {params.localizers} {params.detectors}"
+        " --settings {params.settings:q} --spacing {params.spacing} --system {wildcards.system} --vertebrae {output.vertebrae} --curves {output.curves} --statuses {output.statuses} --threads {threads}"
+        " > {log} 2>&1"
+
+
+rule transfer_evaluate:
+    input:
+        annotations=rules.transfer_merge.output.annotations,
+        cases=rules.transfer_merge.output.cases,
+        predictions=expand(
+            rules.transfer.output.vertebrae, shard=SHARDS, allow_missing=True
+        ),
+        curves=expand(rules.transfer.output.curves, shard=SHARDS, allow_missing=True),
+        statuses=expand(
+            rules.transfer.output.statuses, shard=SHARDS, allow_missing=True
+        ),
+    output:
+        matches=f"{OTHER}/metrics/{{system}}/matches.parquet",
+        curve_errors=f"{OTHER}/metrics/{{system}}/curve_errors.parquet",
+        metrics=f"{OTHER}/metrics/{{system}}/metrics.parquet",
+    log:
+        f"{RUN}/logs/transfer/{{cohort}}/evaluate/{{system}}.log",
+    benchmark:
+        f"{RUN}/benchmarks/transfer/{{cohort}}/evaluate/{{system}}.tsv"
+    conda:
+        "../../envs/vertfrac.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    params:
+        predictions=as_options("predictions"),
+        curves=as_options("curves"),
+        statuses=as_options("statuses"),
+        settings=lambda wildcards: canonical(
+            CONFIG.transfer[wildcards.cohort].evaluation
+        ),
+        out=subpath(output.metrics, parent=True),
+        code=code_hash("evaluation.run"),
+    shell:
+        "vertfrac evaluate --annotations {input.annotations} --cases {input.cases} {params.predictions} {params.curves}"
+        " {params.statuses} --settings {params.settings:q} --system {wildcards.system} --out {params.out} > {log} 2>&1"
+
+
+use rule summary as transfer_summary with:
+    input:
+        matches=expand(
+            rules.transfer_evaluate.output.matches,
+            system=CONFIG.systems,
+            allow_missing=True,
+        ),
+        curve_errors=expand(
+            rules.transfer_evaluate.output.curve_errors,
+            system=CONFIG.systems,
+            allow_missing=True,
+        ),
+        cases=rules.transfer_merge.output.cases,
+    output:
+        parquet=f"{OTHER}/summary/summary.parquet",
+        csv=f"{OTHER}/summary/summary.csv",
+        markdown=report(f"{OTHER}/summary/summary.md", category="Transfer"),
+        tables=expand(
+            f"{OTHER}/summary/table-{{table}}.{{form}}",
+            table=["1", "2", "3", "agreement", "ablation"],
+            form=["csv", "parquet"],
+            allow_missing=True,
+        ),
+    log:
+        f"{RUN}/logs/transfer/{{cohort}}/summary.log",
+    benchmark:
+        f"{RUN}/benchmarks/transfer/{{cohort}}/summary.tsv"
+    params:
+        matches=as_options("matches"),
+        curve_errors=as_options("curve-errors"),
+        settings=lambda wildcards: canonical(
+            CONFIG.transfer[wildcards.cohort].evaluation
+        ),
+        heading=lambda wildcards: f"{CONFIG.name}: trained there, scored on {wildcards.cohort} without adaptation",
+        changes=CHANGES,
+        out=subpath(output.parquet, parent=True),
+        code=code_hash("evaluation.run"),
+
+
+use rule comparison as transfer_figures with:
+    input:
+        matches=rules.transfer_summary.input.matches,
+        curve_errors=rules.transfer_summary.input.curve_errors,
+    output:
+        agreement=report(f"{OTHER}/figures/agreement.png", category="Transfer"),
+        errors=report(f"{OTHER}/figures/errors.png", category="Transfer"),
+        roc=report(f"{OTHER}/figures/roc.png", category="Transfer"),
+    log:
+        f"{RUN}/logs/transfer/{{cohort}}/figures.log",
+    benchmark:
+        f"{RUN}/benchmarks/transfer/{{cohort}}/figures.tsv"
