@@ -27,10 +27,12 @@ def scans(folder: str) -> list[Scan]:
     if unknown:
         raise AnnotationError(f"{here / 'annotations.csv'}: case {min(unknown)} is not listed in cases.csv")
     annotations["expert"] = annotations["expert"].fillna(tables.DEFAULT_EXPERT)
-    by_case = dict(iter(annotations.groupby("case", sort=False)))
+    by_case = {str(case): rows for case, rows in annotations.groupby("case", sort=False)}
     return [
-        _scan(here, row.case, row.image, row.patient, by_case.get(row.case, annotations[:0]))
-        for row in listed.fillna({"patient": listed["case"]}).itertuples()
+        _scan(here, case, image, patient, by_case.get(case, annotations[:0]))
+        for case, image, patient in zip(
+            listed["case"], listed["image"], listed["patient"].fillna(listed["case"]), strict=True
+        )
     ]
 
 

@@ -21,7 +21,7 @@ def predict_cohort(
 
     run : the values of system and repeat. A case in which no spine is found keeps its row of status, with the reason.
     """
-    found: list[dict[str, Any]] = []
+    found: list[dict[Hashable, Any]] = []
     points: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
     for case, image in usable_cases(cases):
@@ -32,7 +32,7 @@ def predict_cohort(
             continue
         rows.append({"case": case, "status": "ok", "reason": ""})
         points += curve_rows(case, result.spine.curve, result.spine.probability)
-        found += [{**row, **run, "case": case} for row in result.vertebrae.to_dict("records")]
+        found += result.vertebrae.assign(**run, case=case).to_dict("records")
     tables.write_table(vertebrae, tables.VERTEBRAE, found)
     tables.write_table(curves, tables.CURVES, points)
     tables.write_table(statuses, tables.CASE_STATUS, rows)
