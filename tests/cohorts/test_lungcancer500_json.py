@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from vertfrac import tables
-from vertfrac.cohorts.lungcancer500 import annotation_rows, nominal_affine, read_studies, read_study
+from vertfrac.cohorts.lungcancer500_json import annotation_rows, nominal_affine, read_studies, read_study
 from vertfrac.errors import AnnotationError
 from vertfrac.geometry.keypoints import centers, heights
 
