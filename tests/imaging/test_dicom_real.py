@@ -1,4 +1,4 @@
-"""A real DICOM series reads through our reader as through SimpleITK, however its files are encoded, named and spread."""
+"""A real DICOM series reads as through SimpleITK, however its files are encoded, named and spread."""
 
 from __future__ import annotations
 

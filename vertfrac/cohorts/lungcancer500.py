@@ -22,8 +22,9 @@ from vertfrac import tables
 from vertfrac.cohorts.lungcancer500_json import Study, annotation_files, annotation_rows, read_study
 from vertfrac.cohorts.series_index import index_series, series_key
 from vertfrac.cohorts.sources import Scan
-from vertfrac.errors import AnnotationError, ExcludedError, ImageError, VertfracError
+from vertfrac.errors import AnnotationError, ExcludedError, GeometryError, ImageError, VertfracError
 from vertfrac.geometry.keypoints import KEYPOINTS
+from vertfrac.geometry.spine import annotated_spine
 from vertfrac.imaging import Image, read_series
 from vertfrac.imaging.dicom import Stack
 
@@ -59,21 +60,38 @@ def scans(annotations: str, images: str, index: str | None = None) -> list[Scan]
     table = tables.read_table(index, tables.SERIES) if index else index_series(Path(images))
     known = _by_series(table, Path(images))
     watched = (Path(index),) if index else ()
-    owners: dict[str, Path] = {}
-    return [_scan(path, Path(images), known, owners, watched) for path in files]
+    studies = {path: _study_or_error(path) for path in files}
+    owners: dict[str, list[Path]] = defaultdict(list)
+    for path, study in studies.items():
+        if isinstance(study, Study):
+            owners[series_key(study.series)].append(path)
+    return [_scan(path, study, Path(images), known, owners, watched) for path, study in studies.items()]
+
+
+def _study_or_error(path: Path) -> Study | VertfracError:
+    try:
+        return replace(read_study(path), case=path.stem)
+    except VertfracError as error:
+        return error
 
 
 def _scan(
-    path: Path, images: Path, known: dict[str, _Series], owners: dict[str, Path], watched: tuple[Path, ...]
+    path: Path,
+    study: Study | VertfracError,
+    images: Path,
+    known: dict[str, _Series],
+    owners: dict[str, list[Path]],
+    watched: tuple[Path, ...],
 ) -> Scan:
-    """One case. owners : the annotation file that each series belongs to, so far."""
+    """One case. owners : the annotation files that claim each series."""
     case, files = path.stem, (path, *watched)
     try:
-        study = replace(read_study(path), case=case)
+        if not isinstance(study, Study):
+            raise study
         key = series_key(study.series)
-        if owners.setdefault(key, path) != path:
+        if others := [other.name for other in owners[key] if other != path]:
             raise AnnotationError(
-                f"{path}: SeriesInstanceUID {study.series} is that of {owners[key].name} too, expected one each"
+                f"{path}: SeriesInstanceUID {study.series} is that of {others[0]} too, expected one each"
             )
         if key not in known:
             raise AnnotationError(
@@ -154,6 +172,10 @@ def _placed(path: Path, study: Study, stack: Stack) -> list[dict[str, Any]]:
             where = f"{path}: {expert}, vertebra {number} from above" + (f" ({level})" if level else "")
             _check_inside(voxels, shape, where)
             _check_directions(voxels @ world_from_voxel[:3, :3].T + world_from_voxel[:3, 3], where)
+        try:
+            annotated_spine(marks @ world_from_voxel[:3, :3].T + world_from_voxel[:3, 3])
+        except GeometryError as error:
+            raise AnnotationError(f"{path}: {expert}: {error}") from error
     return annotation_rows(study, world_from_voxel)
 
 

@@ -60,17 +60,21 @@ def series_key(uid: str) -> str:
 
 def _row(images: Path, file: Path) -> dict[str, Any]:
     import pydicom
+    from pydicom.uid import MediaStorageDirectoryStorage
 
     row: dict[str, Any] = {"path": file.relative_to(images).as_posix()}
     try:
         header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(_TAGS))
         row["series"] = _text(header.get("SeriesInstanceUID"))
+        directory = header.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage
         row["patient"] = _text(header.get("PatientID"))
         row["sop_class"] = _text(getattr(header.get("SOPClassUID"), "name", None))
     except OSError as error:
         return row | {"reason": f"cannot be read ({error.strerror})"}
     except Exception as error:  # not DICOM, or a damaged header, which makes pydicom raise almost anything
         return row | {"reason": one_line(error)}
+    if row["series"] is None and not directory:
+        return row | {"reason": "cut short or damaged: holds no SeriesInstanceUID"}
     try:
         row["instance"] = int(header.InstanceNumber)
     except (AttributeError, TypeError, ValueError):  # absent, empty or no number
