@@ -43,8 +43,8 @@ def prepare(folder: Path, shape: tuple[int, int, int]) -> None:
     grid = Grid(shape, np.diag([*SPACING_MM, 1.0]))
     image = Image(hu, grid, CASE)
     middle = np.array(shape) // 2
-    voxels = np.array([[row, middle[0], z] for row in (-15, 0, 15) for z in (0, 25)]) + [middle[1], 0, 0]
-    marks = [(voxels + [0, 0, shift]).tolist() for shift in (10, 50, 90)]
+    rows = [int(middle[1]) + away for away in (-15, 0, 15)]
+    marks = [[[row, int(middle[0]), top + tall] for row in rows for tall in (0, 25)] for top in (10, 50, 90)]
 
     names = [f"{k:04d}" for k in range(shape[2])]
     uid, dicom_grid = write_dicom(folder / "dicom" / CASE, image, patient=CASE, seed=(CASE,), names=names)
@@ -55,11 +55,11 @@ def prepare(folder: Path, shape: tuple[int, int, int]) -> None:
     (folder / "nifti").mkdir()
     write_nifti(folder / "nifti" / f"{CASE}.nii.gz", image)
     pd.DataFrame({"case": [CASE], "image": [f"{CASE}.nii.gz"]}).to_csv(folder / "nifti" / "cases.csv", index=False)
-    rows = [
+    annotations = [
         {"case": CASE, "vertebra": number, **tables.keypoint_values(dicom_grid.to_world(points))}
         for number, points in enumerate(marks, start=1)
     ]
-    pd.DataFrame(rows).to_csv(folder / "nifti" / "annotations.csv", index=False)
+    pd.DataFrame(annotations).to_csv(folder / "nifti" / "annotations.csv", index=False)
 
 
 def plain_nifti(folder: Path) -> None:

@@ -18,7 +18,8 @@ from vertfrac import tables
 from vertfrac.cli import main
 from vertfrac.cohorts.phantom import Phantom, lungcancer500, make_phantom
 from vertfrac.cohorts.sources import Scan, list_scans
-from vertfrac.errors import AnnotationError, CohortError
+from vertfrac.config import parse_cohort
+from vertfrac.errors import AnnotationError, CohortError, ConfigError
 from vertfrac.genant import genant_index, grade
 from vertfrac.geometry.grid import Grid
 from vertfrac.geometry.keypoints import heights
@@ -200,3 +201,8 @@ def test_the_command_line_ingests_with_and_without_an_index(
     done = runner.invoke(main, ["ingest", "--cohort", nifti, *index, "--out", str(tmp_path / "no")])
     assert done.exit_code == 2
     assert "--index is for cohorts of kind lungcancer500, found nifti" in done.output
+
+
+def test_the_configuration_names_what_is_missing() -> None:
+    with pytest.raises(ConfigError, match=r"--cohort: cohort\.images: Field required"):
+        parse_cohort('{"kind": "lungcancer500", "annotations": "a"}', "--cohort")
