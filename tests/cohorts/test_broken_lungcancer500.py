@@ -190,7 +190,7 @@ BROKEN: list[tuple[str, Change, str]] = [
     ("half of another series", put(*range(8, 16), SeriesInstanceUID="1.2.77"), "outside the image, expected 0 to 7"),
     ("every other slice of another", put(*range(0, 16, 2), SeriesInstanceUID="1.2.78"), "expected 0 to 7"),
     ("two orientations of one UID", turned, "ImageOrientationPatient is [1.0, 0.0, 0.0, 0.0, 1.0, 0.0], expected ["),
-    ("wrong UID", key("SeriesInstanceUID", "1.2.3"), "SeriesInstanceUID 1.2.3 is none of the"),
+    ("wrong UID", key("SeriesInstanceUID", "1.2.3"), "no DICOM file of SeriesInstanceUID 1.2.3 below"),
     ("a study twice", of_series("1.2.99"), "is that of the same study.json too, expected one each"),
     ("the same study", of_series("1.2.99"), "is that of a study twice.json too, expected one each"),
     ("two patients", put(5, PatientID="somebody"), "and somebody in one series, expected one"),
@@ -239,7 +239,7 @@ BROKEN: list[tuple[str, Change, str]] = [
     ("a point beside its plane", point(1, 2, [11.0, 12.0, 6.0]), "beside the plane of the six keypoints"),
     ("a level twice", named("Th1", "Th1", "Th2"), "level T1 occurs twice"),
     ("an unknown level", named("Th1", "T2", "Th3"), "type is 'T2', expected a level such as C7"),
-    ("a vertebra twice", same_vertebra_twice, "one: "),
+    ("a vertebra twice", same_vertebra_twice, "one: two vertebra centres lie at the same height"),
     ("one vertebra", one_vertebra, "one annotated vertebra, expected at least two"),
 ]  # fmt: skip
 """What is wrong, how it is made, words of the reason."""

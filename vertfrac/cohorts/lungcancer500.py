@@ -35,14 +35,16 @@ _PLANE_TOLERANCE_MM = 0.5  # of a keypoint from the plane through all six of its
 
 @dataclass
 class _Series:
-    """What an index says of one series: its files, their folder and patients, and what is wrong in these folders."""
+    """What an index says of one series: its files and patients, and what else lies in its folders.
+
+    damaged : files that are not readable as DICOM and can be slices of no other series, with the reason.
+    doubtful : such files in a folder of several series.
+    """
 
     files: list[Path] = field(default_factory=list)
     patients: set[str] = field(default_factory=set)
     damaged: list[tuple[Path, str]] = field(default_factory=list)
-    """Unreadable files beside the slices, where no other series could own them, with the reason."""
     doubtful: list[Path] = field(default_factory=list)
-    """Unreadable files in a folder of several series."""
 
     @property
     def folder(self) -> Path:
@@ -58,13 +60,13 @@ def scans(annotations: str, images: str, index: str | None = None) -> list[Scan]
     """
     files = annotation_files(Path(annotations))
     table = tables.read_table(index, tables.SERIES) if index else index_series(Path(images))
-    known = _by_series(table, Path(images))
     watched = (Path(index),) if index else ()
     studies = {path: _study_or_error(path) for path in files}
     owners: dict[str, list[Path]] = defaultdict(list)
     for path, study in studies.items():
         if isinstance(study, Study):
             owners[series_key(study.series)].append(path)
+    known = _known_series(table, Path(images), set(owners))
     return [_scan(path, study, Path(images), known, owners, watched) for path, study in studies.items()]
 
 
@@ -95,8 +97,7 @@ def _scan(
             )
         if key not in known:
             raise AnnotationError(
-                f"{path}: SeriesInstanceUID {study.series} is none of the {len(known)} series below {images}, expected "
-                "its DICOM files there"
+                f"{path}: no DICOM file of SeriesInstanceUID {study.series} below {images}, expected its slices there"
             )
     except VertfracError as error:
         return Scan(case, case, str(path), files, _failing(error))
@@ -112,30 +113,32 @@ def _failing(error: VertfracError) -> Callable[[], tuple[Image, pd.DataFrame]]:
     return read
 
 
-def _by_series(table: pd.DataFrame, images: Path) -> dict[str, _Series]:
-    """The series of an index by the key of their UID."""
+def _known_series(table: pd.DataFrame, images: Path, wanted: set[str]) -> dict[str, _Series]:
+    """The wanted series of an index, by the key of their UID."""
     known: dict[str, _Series] = defaultdict(_Series)
-    owners: dict[Path, set[str]] = defaultdict(set)  # folder -> its series
-    unreadable: list[tuple[Path, str]] = []
-    for relative, uid, patient, reason in table[["path", "series", "patient", "reason"]].itertuples(index=False):
-        file = images / relative
-        if reason:
-            unreadable.append((file, reason))
-        elif isinstance(uid, str):
-            key = series_key(uid)
-            owners[file.parent].add(key)
-            known[key].files.append(file)
+    endings: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))  # folder -> series -> of its files
+    rows = table[["path", "series", "patient", "reason"]]
+    for path, uid, patient, _ in rows[rows["series"].notna()].itertuples(index=False):
+        key = series_key(uid)
+        folder, name = os.path.split(path)
+        endings[folder][key].add(_ending(name))
+        if key in wanted:
+            known[key].files.append(images / path)
             if isinstance(patient, str):
                 known[key].patients.add(patient)
-    for file, reason in unreadable:
-        for key in owners.get(file.parent, ()):
-            series = known[key]
-            if file.suffix.lower() in {slice.suffix.lower() for slice in series.files if slice.parent == file.parent}:
-                if len(owners[file.parent]) == 1:
-                    series.damaged.append((file, reason))
+    for path, _, _, reason in rows[rows["reason"] != ""].itertuples(index=False):
+        folder, name = os.path.split(path)
+        for key, found in endings.get(folder, {}).items():
+            if key in wanted and _ending(name) in found:
+                if len(endings[folder]) == 1:
+                    known[key].damaged.append((images / path, reason))
                 else:
-                    series.doubtful.append(file)
+                    known[key].doubtful.append(images / path)
     return dict(known)
+
+
+def _ending(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
 
 
 def _read(path: Path, study: Study, series: _Series) -> tuple[Image, pd.DataFrame]:
