@@ -115,14 +115,43 @@ def predict(scans: tuple[Path, ...], out: Path, model: Path, device: Device, thr
 @main.command()
 @click.option("--cases", type=int, required=True, help="number of phantoms of the whole cohort")
 @click.option("--seed", type=int, default=1, show_default=True)
-@click.option("--out", type=PATH, required=True, help="folder for images/, cases.csv and annotations.csv")
+@click.option("--out", type=PATH, required=True, help="folder for images and annotations")
+@click.option(
+    "--layout", type=click.Choice(["nifti", "lungcancer500", "lungcancer500-2020"]), default="nifti", show_default=True,
+    help="tables and NIfTI files; DICOM series and JSON files of 2022; the same with those of 2020",
+)  # fmt: skip
 @click.option("--labels", is_flag=True, help="write vertebra masks to labels/ and body and arch to subregions/ too")
 @_shard
-def phantom(cases: int, seed: int, out: Path, labels: bool, shard: tuple[int, int]) -> None:
-    """Make CT phantoms with exact six-keypoint annotations."""
+def phantom(cases: int, seed: int, out: Path, layout: str, labels: bool, shard: tuple[int, int]) -> None:
+    """Make CT phantoms with exact six-keypoint annotations, laid out as a cohort of one of the kinds."""
     from vertfrac.cohorts.phantom import write_phantoms
+    from vertfrac.cohorts.phantom.lungcancer500 import write_lungcancer500
 
-    write_phantoms(out, cases=cases, seed=seed, shard=shard, labels=labels)
+    if layout == "nifti":
+        write_phantoms(out, cases=cases, seed=seed, shard=shard, labels=labels)
+    elif labels:
+        raise click.UsageError(f"--labels goes with --layout nifti, found {layout}")
+    else:
+        year = 2020 if layout == "lungcancer500-2020" else 2022
+        write_lungcancer500(out, cases=cases, seed=seed, shard=shard, year=year)
+
+
+@main.command()
+@_path("images", "folder with DICOM files, in any layout")
+@_path("out", "table of series to write")
+@click.option("--threads", type=click.IntRange(min=1), default=8, show_default=True, help="headers read at a time")
+def index(images: Path, out: Path, threads: int) -> None:
+    """List which DICOM file of a folder, and of those below it, belongs to which series."""
+    from vertfrac import tables
+    from vertfrac.cohorts.series_index import index_series
+
+    table = tables.write_table(out, tables.SERIES, index_series(images, threads=threads))
+    unreadable = table.loc[table["reason"] != "", "path"]
+    first = f", the first {unreadable.iloc[0]}" if len(unreadable) else ""
+    click.echo(
+        f"{len(table) - len(unreadable)} DICOM files of {table['series'].nunique()} series; "
+        f"{len(unreadable)} other files{first}"
+    )
 
 
 @main.command("keypoints-from-mask")
@@ -142,15 +171,20 @@ def keypoints_from_mask(mask: Path, out: Path, subregions: Path | None, scan: Pa
 
 @main.command()
 @click.option("--cohort", required=True, help="section cohort of the configuration, as JSON")
+@click.option("--index", type=PATH, help="table of series of a lungcancer500 cohort; default: made for this call")
 @_path("out", "folder for the canonical images and tables")
 @_shard
-def ingest(cohort: str, out: Path, shard: tuple[int, int]) -> None:
+def ingest(cohort: str, index: Path | None, out: Path, shard: tuple[int, int]) -> None:
     """Bring scans and annotations into the canonical form."""
     from vertfrac.cohorts.ingest import ingest as run
     from vertfrac.cohorts.sources import list_scans
     from vertfrac.config import parse_cohort
 
     settings = parse_cohort(cohort, "--cohort").model_dump(mode="json")
+    if index is not None:
+        if settings["kind"] != "lungcancer500":
+            raise click.UsageError(f"--index is for cohorts of kind lungcancer500, found {settings['kind']}")
+        settings["index"] = str(index)
     number, count = shard
     cases = run(list_scans(settings.pop("kind"), settings)[number::count], out)
     for case, reason in cases.loc[cases["status"] != "ok", ["case", "reason"]].itertuples(index=False):

@@ -58,7 +58,15 @@ class NiftiCohort(Section):
     folder: str = Field(description="folder that holds cases.csv and annotations.csv")
 
 
-Cohort = Annotated[PhantomCohort | NiftiCohort, Field(discriminator="kind")]
+class LungCancer500Cohort(Section):
+    """MosMedData CT_LUNGCANCER_500 with the public six-keypoint annotations of both papers."""
+
+    kind: Literal["lungcancer500"]
+    annotations: str = Field(description="folder with one JSON file per study, of the 2020 or the 2022 format")
+    images: str = Field(description="folder with the DICOM series, in any layout; found by SeriesInstanceUID")
+
+
+Cohort = Annotated[PhantomCohort | NiftiCohort | LungCancer500Cohort, Field(discriminator="kind")]
 """Where the cases come from; the adapter is the module of vertfrac.cohorts that is named like the kind."""
 
 
@@ -382,7 +390,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def parse_cohort(text: str, where: str) -> PhantomCohort | NiftiCohort:
+def parse_cohort(text: str, where: str) -> PhantomCohort | NiftiCohort | LungCancer500Cohort:
     """Check a section ``cohort`` of any kind, given as JSON text."""
     return parse_json(_OneCohort, f'{{"cohort": {text}}}', where).cohort
 

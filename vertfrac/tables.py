@@ -187,6 +187,18 @@ SCANS = Schema(
     required=("case", "image"),
 )
 
+SERIES = Schema(
+    "series",
+    (
+        Column("path", STRING, "", "the file, relative to the indexed folder"),
+        Column("series", STRING, "", "SeriesInstanceUID; missing where the file has none or is not DICOM"),
+        Column("instance", INT, "", "InstanceNumber; missing where the file has none, or none that is an integer"),
+        Column("patient", STRING, "", "PatientID; missing where the file has none"),
+        Column("sop_class", STRING, "", "what kind of object the file holds, such as CT Image Storage"),
+        Column("reason", STRING, "", "why the file is not readable as DICOM; empty if it is"),
+    ),
+)
+
 ANNOTATIONS = Schema(
     "annotations",
     (
@@ -382,7 +394,7 @@ SCAN_RESULTS = Schema(
 )
 
 ALL = (
-    SCANS, CASES, ANNOTATIONS, FOLDS, CURVES, CASE_STATUS, VERTEBRAE, MASK_VERTEBRAE, PREDICTIONS, MATCHES,
+    SCANS, SERIES, CASES, ANNOTATIONS, FOLDS, CURVES, CASE_STATUS, VERTEBRAE, MASK_VERTEBRAE, PREDICTIONS, MATCHES,
     CURVE_ERRORS, METRICS, SUMMARY, EXPERT_CASES, SCAN_RESULTS,
 )  # fmt: skip
 

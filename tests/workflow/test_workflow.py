@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -214,3 +216,44 @@ def test_a_wrong_configuration_stops_before_any_job(
     for word in words:
         assert word in said
     assert "Traceback" not in said
+
+
+@pytest.fixture(scope="module")
+def indexed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A folder with two small studies as of LungCancer-500, and a configuration that reads them."""
+    from vertfrac.geometry.grid import Grid
+    from vertfrac.imaging import Image
+    from vertfrac.imaging.dicom_write import write_dicom
+
+    folder = tmp_path_factory.mktemp("indexed")
+    hu = np.random.default_rng(0).integers(-1000, 1500, (20, 24, 16)).astype(np.int16)
+    image = Image(hu, Grid(hu.shape, np.diag([2.0, 3.0, 5.0, 1.0])), "noise")
+    marks = [[[row, 9, z + tall] for row in (8, 11, 14) for tall in (0, 3)] for z in (1, 6, 11)]
+    (folder / "annotations").mkdir()
+    for case in ("a", "b"):
+        names = [f"{k}.dcm" for k in range(16)]
+        uid, _ = write_dicom(folder / "images" / case, image, patient=case, seed=(case,), names=names)
+        study = {"SeriesInstanceUID": uid, "Folder": case, "Annotation": {"one": marks}}
+        (folder / "annotations" / f"{case}.json").write_text(json.dumps(study))
+    cohort = {"kind": "lungcancer500", **{key: str(folder / key) for key in ("annotations", "images")}}
+    return folder, changed(folder, "indexed.yaml", "cohort", value=cohort)
+
+
+def test_dicom_is_indexed_once_and_again_when_the_tree_changes(indexed: tuple[Path, Path]) -> None:
+    folder, config = indexed
+    target = "results/tiny/cohort/cases.parquet"
+    done = snakemake(folder, target, config=config)
+    assert done.returncode == 0, done.stdout + done.stderr
+    cases = tables.read_table(folder / target, tables.CASES)
+    assert cases[["case", "patient", "status"]].values.tolist() == [["a", "a", "ok"], ["b", "b", "ok"]]
+    assert len(tables.read_table(folder / "results/tiny/series.parquet", tables.SERIES)) == 32
+    assert "index" not in planned_rules(folder, config)
+    (folder / "images" / "a" / "notes.txt").write_text("new")
+    assert {"index", "ingest", "merge"} <= planned_rules(folder, config)
+
+
+def test_other_cohorts_have_an_index_of_their_own_and_phantoms_none(indexed: tuple[Path, Path], tmp_path: Path) -> None:
+    cohort = yaml.safe_load(indexed[1].read_text())["cohort"]
+    planned = planned_rules(tmp_path, changed(tmp_path, "other.yaml", "transfer", value={"lc": {"cohort": cohort}}))
+    assert "transfer_index" in planned
+    assert "index" not in planned

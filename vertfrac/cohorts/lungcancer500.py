@@ -1,169 +1,217 @@
-"""The public six-keypoint annotations of MosMedData CT_LUNGCANCER_500, as published with both papers.
+"""MosMedData CT_LUNGCANCER_500: DICOM series with the public annotations of both papers (`lungcancer500_json`).
 
-One JSON per study: ``SeriesInstanceUID``, ``Folder`` and ``Annotation: {expert: [...]}``. A vertebra is six points
-(Pisov et al. 2020: pairs of anterior, middle and posterior ends) or ``{"segments": [3][2][3], "type": "Th1"}``
-(Zakharov et al. 2022). A point is a voxel (row, column, slice) of the DICOM series sorted by InstanceNumber; the first
-of a pair is the superior end.
+A study's series is found by its SeriesInstanceUID under any layout of folders and files. A voxel of an annotation
+becomes a point in the world by the headers of the series: its slice counts the slices by InstanceNumber, and where
+these lie is what ImagePositionPatient says. What counts is that the points make sense in that image.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import os
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from vertfrac import tables
-from vertfrac.errors import AnnotationError, TableError
-from vertfrac.files import read_json
+from vertfrac.cohorts.lungcancer500_json import Study, annotation_files, annotation_rows, read_study
+from vertfrac.cohorts.series_index import index_series, series_key
+from vertfrac.cohorts.sources import Scan
+from vertfrac.errors import AnnotationError, ExcludedError, GeometryError, ImageError, VertfracError
 from vertfrac.geometry.keypoints import KEYPOINTS
+from vertfrac.geometry.spine import annotated_spine
+from vertfrac.imaging import Image, read_series
+from vertfrac.imaging.dicom import Stack
 
 Floats = NDArray[np.float64]
 
-NOMINAL_SPACING_MM = (0.7, 0.7, 0.8)
-"""Distance of rows, of columns and of slices where the images, which alone know it, are not at hand."""
+_PLANE_TOLERANCE_MM = 0.5  # of a keypoint from the plane through all six of its vertebra
 
 
-@dataclass(frozen=True, eq=False)
-class Study:
-    """The annotations of one study.
+@dataclass
+class _Series:
+    """What an index says of one series: its files and patients, and what else lies in its folders.
 
-    case : the name of its folder. series : the SeriesInstanceUID of the images. marks : per expert, the keypoints in
-    voxels (row, column, slice), (n, 6, 3), superior vertebra first; levels : their levels, "" where not given.
+    damaged : files that are not readable as DICOM and can be slices of no other series, with the reason.
+    doubtful : such files in a folder of several series.
     """
 
-    case: str
-    series: str
-    marks: dict[str, Floats]
-    levels: dict[str, list[str]]
+    files: list[Path] = field(default_factory=list)
+    patients: set[str] = field(default_factory=set)
+    damaged: list[tuple[Path, str]] = field(default_factory=list)
+    doubtful: list[Path] = field(default_factory=list)
+
+    @property
+    def folder(self) -> Path:
+        return Path(os.path.commonpath([file.parent for file in self.files]))
 
 
-def nominal_affine(spacing_mm: Sequence[float] = NOMINAL_SPACING_MM) -> Floats:
-    """World RAS mm from a homogeneous voxel (row, column, slice), (4, 4), for a supine patient and origin 0.
+def scans(annotations: str, images: str, index: str | None = None) -> list[Scan]:
+    """The annotated studies of a folder of JSON files with their DICOM series, found by SeriesInstanceUID.
 
-    Rows run to the posterior, columns to the left, slices downwards. spacing_mm : distance of rows, columns, slices.
+    index : table of SERIES of ``images``, as ``vertfrac index`` writes it; without one, all headers below ``images``
+    are read here. The patient is the PatientID, or the case where there is none. Raises AnnotationError if there is no
+    annotation at all, CohortError if ``images`` is no folder and TableError for an index that is none.
     """
-    rows, columns, slices = spacing_mm
-    affine = np.zeros((4, 4))
-    affine[0, 1], affine[1, 0], affine[2, 2], affine[3, 3] = -columns, -rows, -slices, 1.0
-    return affine
+    files = annotation_files(Path(annotations))
+    table = tables.read_table(index, tables.SERIES) if index else index_series(Path(images))
+    watched = (Path(index),) if index else ()
+    studies = {path: _study_or_error(path) for path in files}
+    owners: dict[str, list[Path]] = defaultdict(list)
+    for path, study in studies.items():
+        if isinstance(study, Study):
+            owners[series_key(study.series)].append(path)
+    known = _known_series(table, Path(images), set(owners))
+    return [_scan(path, study, Path(images), known, owners, watched) for path, study in studies.items()]
 
 
-def annotation_rows(study: Study, world_from_voxel: Floats) -> list[dict[str, Any]]:
-    """The annotations of a study as rows of ANNOTATIONS; world_from_voxel maps (row, column, slice), (4, 4)."""
-    rows = []
-    for expert, voxels in study.marks.items():
-        world = voxels @ world_from_voxel[:3, :3].T + world_from_voxel[:3, 3]
-        rows += [
-            {
-                "case": study.case,
-                "expert": expert,
-                "vertebra": number,
-                "level": level,
-                **tables.keypoint_values(keypoints),
-            }
-            for number, (keypoints, level) in enumerate(zip(world, study.levels[expert], strict=True), start=1)
-        ]
-    return rows
-
-
-def read_studies(folder: Path) -> list[tuple[Path, Study]]:
-    """All studies of a folder, by file name; AnnotationError if it holds none, or two of one case."""
-    files = sorted(folder.glob("*.json"))
-    if not files:
-        raise AnnotationError(f"{folder}: holds no .json file, expected the annotations of one study in each")
-    studies = [(path, read_study(path)) for path in files]
-    first: dict[str, Path] = {}
-    for path, study in studies:
-        if study.case in first:
-            raise AnnotationError(f"{path}: Folder {study.case} is that of {first[study.case].name} too")
-        first[study.case] = path
-    return studies
-
-
-def read_study(path: Path) -> Study:
-    """Read and check one JSON of either format; AnnotationError names the file, what was found and what is expected."""
+def _study_or_error(path: Path) -> Study | VertfracError:
     try:
-        content = read_json(path)
-    except TableError as error:
-        raise AnnotationError(str(error)) from error
-    if not isinstance(content, dict):
-        raise AnnotationError(f"{path}: found {_kind(content)}, expected an object with Folder and Annotation")
-    for key, kind in (("Folder", str), ("SeriesInstanceUID", str), ("Annotation", dict)):
-        if not isinstance(content.get(key), kind) or not content[key]:
-            expected = "experts and their vertebrae" if kind is dict else "a text"
-            raise AnnotationError(f"{path}: {key} is {_kind(content.get(key))}, expected {expected}")
-    marks: dict[str, Floats] = {}
-    levels: dict[str, list[str]] = {}
-    for expert, vertebrae in content["Annotation"].items():
-        where = f"{path}: {expert}"
-        if not isinstance(vertebrae, list) or not vertebrae:
-            raise AnnotationError(f"{where}: found {_kind(vertebrae)}, expected a list of vertebrae")
-        read = [_vertebra(vertebra, f"{where}, vertebra {n}") for n, vertebra in enumerate(vertebrae, start=1)]
-        named = [level for _, level in read if level]
-        twice = sorted({level for level in named if named.count(level) > 1})
-        if twice:
-            raise AnnotationError(f"{where}: level {twice[0]} occurs twice, expected once")
-        read.sort(key=_from_above(all_named=len(named) == len(read)))
-        marks[expert] = np.stack([points for points, _ in read])
-        levels[expert] = [level for _, level in read]
-    return Study(content["Folder"], content["SeriesInstanceUID"], marks, levels)
+        return replace(read_study(path), case=path.stem)
+    except VertfracError as error:
+        return error
 
 
-def _vertebra(value: Any, where: str) -> tuple[Floats, str]:
-    """Keypoints (6, 3) in voxels and the level of one vertebra."""
-    level = ""
-    shape: tuple[int, ...] = (6, 3)
-    if isinstance(value, dict):
-        if not {"segments", "type"} <= set(value):
-            raise AnnotationError(f"{where}: found the keys {sorted(value)}, expected segments and type")
-        level, shape, value = _level(value["type"], where), (3, 2, 3), value["segments"]
+def _scan(
+    path: Path,
+    study: Study | VertfracError,
+    images: Path,
+    known: dict[str, _Series],
+    owners: dict[str, list[Path]],
+    watched: tuple[Path, ...],
+) -> Scan:
+    """One case. owners : the annotation files that claim each series."""
+    case, files = path.stem, (path, *watched)
     try:
-        points = np.array(value, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise AnnotationError(f"{where}: holds something else than points of three numbers ({error})") from error
-    if points.shape != shape:
-        raise AnnotationError(f"{where}: found points of shape {points.shape}, expected {shape}")
-    points = points.reshape(6, 3)
-    if not np.isfinite(points).all():
-        raise AnnotationError(f"{where}: holds a coordinate that is not finite")
-    for k in (0, 2, 4):
-        if not points[k, 2] < points[k + 1, 2]:
+        if not isinstance(study, Study):
+            raise study
+        key = series_key(study.series)
+        if others := [other.name for other in owners[key] if other != path]:
             raise AnnotationError(
-                f"{where}: {KEYPOINTS[k]} is in slice {points[k, 2]:g}, {KEYPOINTS[k + 1]} in slice "
-                f"{points[k + 1, 2]:g}, expected the superior end first (slices run downwards)"
+                f"{path}: SeriesInstanceUID {study.series} is that of {others[0]} too, expected one each"
             )
-    rows = points[:, 0].reshape(3, 2).mean(axis=1)
-    if not rows[0] < rows[1] < rows[2]:
-        raise AnnotationError(
-            f"{where}: anterior, middle and posterior height are in rows {', '.join(f'{row:g}' for row in rows)}, "
-            "expected them in this order (rows run to the posterior)"
+        if key not in known:
+            raise AnnotationError(
+                f"{path}: no DICOM file of SeriesInstanceUID {study.series} below {images}, expected its slices there"
+            )
+    except VertfracError as error:
+        return Scan(case, case, str(path), files, _failing(error))
+    series = known[key]
+    patient = min(series.patients, default=case)
+    return Scan(case, patient, str(series.folder), files, lambda: _read(path, study, series))
+
+
+def _failing(error: VertfracError) -> Callable[[], tuple[Image, pd.DataFrame]]:
+    def read() -> tuple[Image, pd.DataFrame]:
+        raise error
+
+    return read
+
+
+def _known_series(table: pd.DataFrame, images: Path, wanted: set[str]) -> dict[str, _Series]:
+    """The wanted series of an index, by the key of their UID."""
+    known: dict[str, _Series] = defaultdict(_Series)
+    endings: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))  # folder -> series -> of its files
+    rows = table[["path", "series", "patient", "reason"]]
+    for path, uid, patient, _ in rows[rows["series"].notna()].itertuples(index=False):
+        key = series_key(uid)
+        folder, name = os.path.split(path)
+        endings[folder][key].add(_ending(name))
+        if key in wanted:
+            known[key].files.append(images / path)
+            if isinstance(patient, str):
+                known[key].patients.add(patient)
+    for path, _, _, reason in rows[rows["reason"] != ""].itertuples(index=False):
+        folder, name = os.path.split(path)
+        for key, found in endings.get(folder, {}).items():
+            if key in wanted and _ending(name) in found:
+                if len(endings[folder]) == 1:
+                    known[key].damaged.append((images / path, reason))
+                else:
+                    known[key].doubtful.append(images / path)
+    return dict(known)
+
+
+def _ending(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
+
+
+def _read(path: Path, study: Study, series: _Series) -> tuple[Image, pd.DataFrame]:
+    """Image and annotations of a case."""
+    if max(len(marks) for marks in study.marks.values()) == 1:
+        raise ExcludedError(f"{path}: one annotated vertebra, expected at least two, between which the curve runs")
+    if series.damaged:
+        file, reason = series.damaged[0]
+        raise ImageError(
+            f"{file}: not readable as DICOM ({reason}), expected every file beside the {len(series.files)} slices of "
+            "the series to be, since annotations count slices"
         )
-    return points, level
+    if len(series.patients) > 1:
+        raise ImageError(
+            f"{series.folder}: PatientID is {' and '.join(sorted(series.patients)[:2])} in one series, expected one"
+        )
+    image, stack = read_series(series.files, series.folder)
+    annotations = tables.ANNOTATIONS.frame(_placed(path, study, stack))
+    numbers = [number for number in stack.instance_numbers if number is not None]
+    doubts = list(image.warnings)
+    if max(numbers) - min(numbers) + 1 != len(numbers):
+        doubts.append(f"InstanceNumbers of {len(numbers)} slices run from {min(numbers)} to {max(numbers)}, with gaps")
+    if series.doubtful:
+        doubts.append(f"{len(series.doubtful)} files beside the slices are not DICOM, first {series.doubtful[0]}")
+    return replace(image, warnings=tuple(doubts)), annotations
 
 
-def _level(value: Any, where: str) -> str:
-    """The level in the names of ANNOTATIONS: Th7 is T7."""
-    match = re.fullmatch(r"(C|Th|L)(\d{1,2})", value) if isinstance(value, str) else None
-    if match is None:
-        raise AnnotationError(f"{where}: type is {value!r}, expected a level such as C7, Th1 or L3")
-    return f"{match[1][0]}{match[2]}"
+def _placed(path: Path, study: Study, stack: Stack) -> list[dict[str, Any]]:
+    """Rows of ANNOTATIONS of a study, checked against its image."""
+    world_from_voxel = stack.world_from_ranked()
+    shape = (stack.rows, stack.columns, len(stack.files))
+    for expert, marks in study.marks.items():
+        for number, (voxels, level) in enumerate(zip(marks, study.levels[expert], strict=True), start=1):
+            where = f"{path}: {expert}, vertebra {number} from above" + (f" ({level})" if level else "")
+            _check_inside(voxels, shape, where)
+            _check_directions(voxels @ world_from_voxel[:3, :3].T + world_from_voxel[:3, 3], where)
+        try:
+            annotated_spine(marks @ world_from_voxel[:3, :3].T + world_from_voxel[:3, 3])
+        except GeometryError as error:
+            raise AnnotationError(f"{path}: {expert}: {error}") from error
+    return annotation_rows(study, world_from_voxel)
 
 
-def _from_above(*, all_named: bool) -> Callable[[tuple[Floats, str]], float]:
-    """Sorting key of vertebrae: the level if all have one (a kyphosis may put L1 beside T12), else the slice."""
-    if all_named:
-        return lambda item: "CTL".index(item[1][0]) * 100 + int(item[1][1:])
-    return lambda item: float(item[0][2:4, 2].mean())
+def _check_inside(voxels: Floats, shape: tuple[int, int, int], where: str) -> None:
+    """voxels (6, 3) in (row, column, slice) lie in an image of this shape."""
+    outside = (voxels < -0.5) | (voxels > np.array(shape) - 0.5)
+    if outside.any():
+        point, axis = np.argwhere(outside)[0]
+        raise AnnotationError(
+            f"{where}: {KEYPOINTS[point]} is in {('row', 'column', 'slice')[axis]} {voxels[point, axis]:g}, "
+            f"outside the image, expected 0 to {shape[axis] - 1}"
+        )
 
 
-def _kind(value: Any) -> str:
-    """What a JSON value is, in few words."""
-    if value is None:
-        return "missing"
-    sized = f" of {len(value)}" if isinstance(value, list | dict | str) else ""
-    return f"a {type(value).__name__}{sized}"
+def _check_directions(world: Floats, where: str) -> None:
+    """Keypoints (6, 3), world RAS mm, are in the order of KEYPOINTS and in one plane."""
+    for k in (0, 2, 4):
+        if not world[k, 2] > world[k + 1, 2]:
+            raise AnnotationError(
+                f"{where}: {KEYPOINTS[k]} lies {world[k + 1, 2] - world[k, 2]:.1f} mm below {KEYPOINTS[k + 1]} in the "
+                "image, expected above it (InstanceNumber may run the other way than when it was annotated)"
+            )
+    depth = world[:, 1].reshape(3, 2).mean(axis=1)
+    if not depth[0] > depth[1] > depth[2]:
+        raise AnnotationError(
+            f"{where}: anterior, middle and posterior height lie at y = {', '.join(f'{y:.1f}' for y in depth)} mm in "
+            "the image, expected them from front to back"
+        )
+    centred = world - world.mean(axis=0)
+    normal = np.linalg.svd(centred)[2][2]
+    beside = np.abs(centred @ normal)
+    if beside.max() > _PLANE_TOLERANCE_MM:
+        raise AnnotationError(
+            f"{where}: {KEYPOINTS[int(beside.argmax())]} lies {beside.max():.1f} mm beside the plane of the six "
+            "keypoints, expected them in one plane"
+        )

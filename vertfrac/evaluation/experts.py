@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from vertfrac import tables
-from vertfrac.cohorts.lungcancer500 import annotation_rows, nominal_affine, read_studies
+from vertfrac.cohorts.lungcancer500_json import annotation_rows, nominal_affine, read_studies
 from vertfrac.config import EXPERTS
 from vertfrac.errors import AnnotationError, GeometryError
 from vertfrac.evaluation import published
@@ -48,11 +48,10 @@ def read_experts(paths: Sequence[Path], spacing_mm: Sequence[float]) -> pd.DataF
     parts = []
     for path in paths:
         if path.is_dir():
-            affine = nominal_affine(spacing_mm)
             rows = [
                 {"source": str(file), **row}
                 for file, study in read_studies(path)
-                for row in annotation_rows(study, affine)
+                for row in annotation_rows(study, nominal_affine(spacing_mm, downwards=study.downwards))
             ]
             marks = pd.DataFrame(rows)
             read = tables.ANNOTATIONS.frame(marks.drop(columns="source")).assign(source=marks["source"])

@@ -1,14 +1,17 @@
-"""One DICOM CT series in a folder to an array and its affine in RAS+ mm.
+"""One DICOM CT series, in a folder or as a list of files, to an array and its affine in RAS+ mm.
 
 Slices are placed by ImagePositionPatient alone: file names and InstanceNumber carry no geometry. Headers are read
-first, so that most faults are found before any pixel is decoded.
+first, so that most faults are found before any pixel is decoded. Which transfer syntaxes can be decoded is up to
+pydicom and its plugins: native, deflated and RLE by itself, JPEG (lossless too), JPEG-LS and JPEG 2000 by python-gdcm,
+JPEG-LS also by pyjpegls.
 """
 
 from __future__ import annotations
 
 import warnings as python_warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,12 +39,14 @@ _HEADER_TAGS = [
     "ImageOrientationPatient",
     "ImagePositionPatient",
     "RescaleSlope",
+    "InstanceNumber",
 ]
 _GEOMETRY = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2}
 _GAP_TOLERANCE_MM = 0.101  # positions rounded to 0.1 mm are common
 _PLACE_TOLERANCE_MM = 0.5  # of a slice from where the regular grid has it, along or across the normal
 _SAME_TOLERANCE = 1e-4  # of spacing (mm) and of direction cosines between slices
 _AXES_TOLERANCE = 1e-3
+_LARGEST_HU = 1e5  # 16 bits hold a third of it; beyond it the rescale slope or intercept is wrong
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,38 +59,142 @@ class _Slice:
         return _floats(self, "ImagePositionPatient")
 
 
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """Where the slices of a series lie.
+
+    files, instance_numbers : of each slice in the order of the array, upwards along the normal of the slices; the
+        InstanceNumber is None where it is missing or no integer. rows, columns : the size of a slice.
+    world_from_index : (4, 4), maps a homogeneous (column, row, slice) of the array to world RAS mm.
+    """
+
+    files: tuple[Path, ...]
+    instance_numbers: tuple[int | None, ...]
+    rows: int
+    columns: int
+    world_from_index: NDArray[np.float64]
+
+    def world_from_ranked(self) -> NDArray[np.float64]:
+        """World RAS mm from (row, column, rank), where rank counts the slices by InstanceNumber from 0; (4, 4).
+
+        Raises ImageError unless all slices have an InstanceNumber, each another one, that runs along the position.
+        """
+        numbers: list[int] = []
+        for file, number in zip(self.files, self.instance_numbers, strict=True):
+            if number is None:
+                raise ImageError(f"{file}: InstanceNumber is missing or no integer, expected the slice's number")
+            numbers.append(number)
+        twice = [number for number, count in Counter(numbers).items() if count > 1]
+        if twice:
+            one, other = [file for file, number in zip(self.files, numbers, strict=True) if number == twice[0]][:2]
+            raise ImageError(f"{other}: InstanceNumber is {twice[0]}, that of {one.name} too, expected each once")
+        steps = np.sign(np.diff(numbers))
+        odd = np.flatnonzero(steps != np.sign(numbers[-1] - numbers[0]))
+        if len(odd):
+            low, high = odd[0], odd[0] + 1
+            raise ImageError(
+                f"{self.files[high]}: InstanceNumber {numbers[high]} lies next to {numbers[low]} of "
+                f"{self.files[low].name}, against the direction of the series, expected numbers that run with the "
+                "position"
+            )
+        index_from_ranked = np.zeros((4, 4))
+        index_from_ranked[0, 1] = index_from_ranked[1, 0] = index_from_ranked[2, 2] = index_from_ranked[3, 3] = 1
+        if steps[0] < 0:
+            index_from_ranked[2, 2], index_from_ranked[2, 3] = -1, len(numbers) - 1
+        return self.world_from_index @ index_from_ranked
+
+
 def read_dicom(folder: Path) -> tuple[NDArray[Any], NDArray[np.float64], list[str]]:
     """Read the CT series with the most slices in a folder and all folders below it.
 
-    Returns the values (column, row, slice) as float32 with each slice's slope and intercept applied, the (4, 4)
-    affine from index to world RAS+ mm, and warnings.
+    Returns the values (column, row, slice), int16 where all are integers that fit, else float32, with each slice's
+    slope and intercept applied, the (4, 4) affine from index to world RAS+ mm, and warnings.
     Raises ImageError, with a message of one line, if the slices are not one regular, upright, complete volume.
     """
-    with python_warnings.catch_warnings():
-        # pydicom warns of each malformed value of each file; what matters here is checked and raised below
-        python_warnings.simplefilter("ignore")
+    with _quiet_pydicom():
         slices, warnings = _chosen_series(folder)
-        _check_attributes(folder, slices)
-        slices, world_from_index = _placed(folder, slices)
-        if any(one.header.get("RescaleSlope") in (None, "") for one in slices):
-            warnings.append("some slices have no RescaleSlope; their stored values were taken as HU")
-        return _read_pixels(slices), world_from_index, warnings
+        values, stack, more = _read_slices(folder, slices)
+        return values, stack.world_from_index, warnings + more
+
+
+def read_dicom_files(files: Sequence[Path], where: Path) -> tuple[NDArray[Any], Stack, list[str]]:
+    """Read one CT series from exactly these files, in any order; ``where`` names it in messages.
+
+    Returns the values as `read_dicom` does, where the slices lie, and warnings.
+    Raises ImageError as `read_dicom` does, and for a file that is no slice of the same series.
+    """
+    with _quiet_pydicom():
+        return _read_slices(where, _series_of(files, where))
+
+
+@contextmanager
+def _quiet_pydicom() -> Iterator[None]:
+    """pydicom warns of each malformed value of each file; what matters here is checked, and raised."""
+    with python_warnings.catch_warnings():
+        python_warnings.simplefilter("ignore")
+        yield
+
+
+def _read_slices(where: Path, slices: list[_Slice]) -> tuple[NDArray[Any], Stack, list[str]]:
+    _check_attributes(where, slices)
+    slices, world_from_index = _placed(where, slices)
+    warnings = []
+    if any(one.header.get("RescaleSlope") in (None, "") for one in slices):
+        warnings.append("some slices have no RescaleSlope; their stored values were taken as HU")
+    first = slices[0].header
+    stack = Stack(
+        tuple(one.file for one in slices),
+        tuple(_instance_number(one) for one in slices),
+        int(first.Rows),
+        int(first.Columns),
+        world_from_index,
+    )
+    return _read_pixels(where, slices), stack, warnings
+
+
+def _series_of(files: Sequence[Path], where: Path) -> list[_Slice]:
+    """The slices in the files, all of one CT series."""
+    slices: list[_Slice] = []
+    for file, header in _headers(files):
+        if header is None:
+            raise ImageError(f"{file}: not readable as DICOM, expected a slice of the CT series")
+        what = _other_than_slice(header)
+        if what:
+            raise ImageError(f"{file}: no CT slice but {what}, expected a series of CT Image Storage alone")
+        slices.append(_Slice(file, header))
+    if not slices:
+        raise ImageError(f"{where}: no DICOM file, expected a CT series")
+    for one in slices[1:]:
+        here, there = (str(s.header.get("SeriesInstanceUID", "")) for s in (one, slices[0]))
+        if here != there:
+            raise ImageError(f"{one.file}: series {here}, expected {there} as in {slices[0].file.name}")
+    return slices
+
+
+def _other_than_slice(header: Dataset) -> str:
+    """What a DICOM file holds if it is no axial CT image, else nothing."""
+    from pydicom.uid import CTImageStorage
+
+    if header.get("SOPClassUID") != CTImageStorage:
+        return str(getattr(header.get("SOPClassUID"), "name", "no SOP class"))
+    return "CT localizer" if "LOCALIZER" in (header.get("ImageType") or ()) else ""
+
+
+def _instance_number(one: _Slice) -> int | None:
+    number = _floats(one, "InstanceNumber")
+    return int(number) if number.shape == () and np.isfinite(number) and number == np.rint(number) else None
 
 
 def _chosen_series(folder: Path) -> tuple[list[_Slice], list[str]]:
-    from pydicom.uid import CTImageStorage
-
     warnings: list[str] = []
     series: dict[str, list[_Slice]] = defaultdict(list)
     others: Counter[str] = Counter()
     unreadable: list[Path] = []
-    for file, header in _headers(folder):
+    for file, header in _headers(file for file in sorted(folder.rglob("*")) if file.is_file()):
         if header is None:
             unreadable.append(file)
-        elif header.get("SOPClassUID") != CTImageStorage:
-            others[getattr(header.get("SOPClassUID"), "name", "no SOP class")] += 1
-        elif "LOCALIZER" in (header.get("ImageType") or ()):
-            others["CT localizer"] += 1
+        elif what := _other_than_slice(header):
+            others[what] += 1
         else:
             series[str(header.get("SeriesInstanceUID", ""))].append(_Slice(file, header))
     damaged = [file for file in unreadable if file.suffix.lower() == ".dcm"]
@@ -108,21 +217,20 @@ def _chosen_series(folder: Path) -> tuple[list[_Slice], list[str]]:
     return series[uids[0]], warnings
 
 
-def _headers(folder: Path) -> Iterator[tuple[Path, Dataset | None]]:
-    """Every file at or below the folder, with None for one that is not DICOM."""
+def _headers(files: Iterable[Path]) -> Iterator[tuple[Path, Dataset | None]]:
+    """The headers of files, with None for one that is not DICOM."""
     import pydicom
 
-    for file in sorted(folder.rglob("*")):
-        if file.is_file():
-            try:
-                header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(_HEADER_TAGS))
-                header.decode()  # turns bytes into values now, where a damaged one can be caught
-            except OSError as error:
-                raise ImageError(f"{file}: cannot be read ({error.strerror}), expected a DICOM file") from error
-            except Exception:  # not DICOM, or a damaged header, which makes pydicom raise almost anything
-                yield file, None
-            else:
-                yield file, header
+    for file in files:
+        try:
+            header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(_HEADER_TAGS))
+            header.decode()  # turns bytes into values now, where a damaged one can be caught
+        except OSError as error:
+            raise ImageError(f"{file}: cannot be read ({error.strerror}), expected a DICOM file") from error
+        except Exception:  # not DICOM, or a damaged header, which makes pydicom raise almost anything
+            yield file, None
+        else:
+            yield file, header
 
 
 def _series_label(uid: str, slices: list[_Slice]) -> str:
@@ -251,19 +359,21 @@ def _check_volume(folder: Path, slices: list[_Slice], normal: NDArray[np.float64
         )
 
 
-def _read_pixels(slices: list[_Slice]) -> NDArray[np.float32]:
+def _read_pixels(where: Path, slices: list[_Slice]) -> NDArray[Any]:
+    """The values (column, row, slice) in HU: int16 until a slice does not fit, from then on float32."""
     import pydicom
     from pydicom.pixels.processing import apply_modality_lut
 
     rows, columns = int(slices[0].header.Rows), int(slices[0].header.Columns)
-    values = np.empty((len(slices), rows, columns), dtype=np.float32)
+    values: NDArray[Any] = np.empty((len(slices), rows, columns), dtype=np.int16)
+    lowest, highest = np.inf, -np.inf
     for index, one in enumerate(slices):
         try:
             dataset = pydicom.dcmread(one.file)
             stored = dataset.pixel_array
             if stored.shape != (rows, columns):
                 raise ImageError(f"{one.file}: pixels of shape {stored.shape}, expected {(rows, columns)}")
-            values[index] = apply_modality_lut(stored, dataset)
+            hu = apply_modality_lut(stored, dataset)
         except ImageError:
             raise
         except Exception as error:  # pydicom and its decoders raise almost anything on damaged or unknown data
@@ -271,7 +381,24 @@ def _read_pixels(slices: list[_Slice]) -> NDArray[np.float32]:
                 f"{one.file}: pixel data truncated, damaged or in a transfer syntax that cannot be decoded "
                 f"({one_line(error)})"
             ) from error
+        low, high = float(hu.min()), float(hu.max())
+        if low < -_LARGEST_HU or high > _LARGEST_HU:
+            raise ImageError(
+                f"{one.file}: values from {low:g} to {high:g} after RescaleSlope and RescaleIntercept, "
+                f"expected Hounsfield units"
+            )
+        lowest, highest = min(lowest, low), max(highest, high)
+        if values.dtype == np.int16 and not _fits_int16(hu, low, high):
+            values = values.astype(np.float32)
+        values[index] = hu
+    if highest < 0 and lowest < highest:
+        raise ImageError(f"{where}: values from {lowest:g} to {highest:g}, all below water, expected Hounsfield units")
     return values.transpose(2, 1, 0)
+
+
+def _fits_int16(hu: NDArray[Any], low: float, high: float) -> bool:
+    limits = np.iinfo(np.int16)
+    return bool(limits.min <= low and high <= limits.max and (hu.dtype.kind != "f" or (hu == np.rint(hu)).all()))
 
 
 def _floats(one: _Slice, name: str) -> NDArray[np.float64]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from vertfrac.errors import GeometryError, ImageError
 from vertfrac.files import replacing
 from vertfrac.geometry.grid import Grid
-from vertfrac.imaging.dicom import read_dicom
+from vertfrac.imaging.dicom import Stack, read_dicom, read_dicom_files
 from vertfrac.imaging.nifti import read_nifti
 
 AIR_HU = -1024
@@ -64,6 +65,20 @@ def read_image(path: Path | str) -> Image:
         values, world_from_index, found = read_nifti(path)
     else:
         raise ImageError(f"{path}: {_why_neither(path)}")
+    return _image(values, world_from_index, found, path)
+
+
+def read_series(files: Sequence[Path], where: Path) -> tuple[Image, Stack]:
+    """Read one DICOM CT series from exactly these files, in any order; ``where`` is its source, for messages too.
+
+    Returns the image as `read_image` does, and where the slices lie, which the order of the image's axes no longer
+    tells. Raises ImageError, with a message of one line, for anything but the slices of one 3D CT scan.
+    """
+    values, stack, found = read_dicom_files(files, where)
+    return _image(values, stack.world_from_index, found, where), stack
+
+
+def _image(values: NDArray[Any], world_from_index: NDArray[np.float64], found: Sequence[str], path: Path) -> Image:
     hu, mended = _as_hounsfield(values, path)
     try:
         grid = Grid(hu.shape, world_from_index)

@@ -1,33 +1,53 @@
 # From the source of the cohort to the cached arrays that training reads, sharded over the cases.
 
 
-if CONFIG.cohort.kind == "phantom":
+rule phantom:
+    output:
+        directory(SOURCE),
+    log:
+        f"{RUN}/logs/phantom/{{shard}}.log",
+    benchmark:
+        f"{RUN}/benchmarks/phantom/{{shard}}.tsv"
+    conda:
+        "../../envs/vertfrac.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    params:
+        cases=lambda wildcards: cohort_settings(wildcards).cases,
+        seed=lambda wildcards: cohort_settings(wildcards).seed,
+        shards=CONFIG.shards,
+        code=code_hash("cohorts.phantom"),
+    shell:
+        "vertfrac phantom --cases {params.cases} --seed {params.seed} --shard {wildcards.shard}/{params.shards}"
+        " --out {output} > {log} 2>&1"
 
-    rule phantom:
-        output:
-            directory(SOURCE),
-        log:
-            f"{RUN}/logs/phantom/{{shard}}.log",
-        benchmark:
-            f"{RUN}/benchmarks/phantom/{{shard}}.tsv"
-        conda:
-            "../../envs/vertfrac.yaml"
-        resources:
-            mem_mb=2000,
-            runtime=60,
-        params:
-            cases=CONFIG.cohort.cases,
-            seed=CONFIG.cohort.seed,
-            shards=CONFIG.shards,
-            code=code_hash("cohorts.phantom"),
-        shell:
-            "vertfrac phantom --cases {params.cases} --seed {params.seed} --shard {wildcards.shard}/{params.shards}"
-            " --out {output} > {log} 2>&1"
+
+rule index:
+    output:
+        INDEX,
+    log:
+        f"{RUN}/logs/index.log",
+    benchmark:
+        f"{RUN}/benchmarks/index.tsv"
+    conda:
+        "../../envs/vertfrac.yaml"
+    threads: 8
+    resources:
+        mem_mb=2000,
+        runtime=120,
+    params:
+        images=lambda wildcards: cohort_settings(wildcards).images,
+        tree=indexed_tree,
+        code=code_hash("cohorts.series_index"),
+    shell:
+        "vertfrac index --images {params.images:q} --out {output} --threads {threads} > {log} 2>&1"
 
 
 rule ingest:
     input:
-        source_files(SOURCE),
+        files=source_files(SOURCE),
+        index=source_index(INDEX),
     output:
         directory(COHORT),
     log:
@@ -42,9 +62,11 @@ rule ingest:
     params:
         cohort=lambda wildcards: canonical(source_settings(SOURCE)(wildcards)),
         shard=source_shard,
+        index=as_option("index"),
         code=ingest_code(source_settings(SOURCE)),
     shell:
-        "vertfrac ingest --cohort {params.cohort:q} --shard {params.shard} --out {output} > {log} 2>&1"
+        "vertfrac ingest --cohort {params.cohort:q} {params.index} --shard {params.shard} --out {output}"
+        " > {log} 2>&1"
 
 
 rule merge:

@@ -3,10 +3,13 @@
 import json
 import re
 
+from vertfrac.cohorts.lungcancer500_json import annotation_files
+from vertfrac.cohorts.series_index import tree_fingerprint
 from vertfrac.config import EXPERTS, changes
 
 SOURCE = f"{RUN}/source/{{shard}}"
 COHORT = f"{RUN}/cohort/{{shard}}"
+INDEX = f"{RUN}/series.parquet"
 VOLUMES = f"{RUN}/volumes/{{spacing}}/{{shard}}.safetensors"
 
 HELD_OUT = (
@@ -46,6 +49,8 @@ def source_files(source):
         cohort = cohort_settings(wildcards)
         if cohort.kind == "phantom":
             return [source.format(**wildcards)]
+        if cohort.kind == "lungcancer500":
+            return annotations_of_shard(cohort.annotations, int(wildcards.shard))
         try:
             scans = list_scans(cohort.kind, cohort.model_dump(exclude={"kind"}))
         except VertfracError as error:
@@ -57,6 +62,38 @@ def source_files(source):
         )
 
     return files
+
+
+def annotations_of_shard(folder, shard):
+    """The JSON files of a shard of a lungcancer500 cohort, whose images are known only once they are indexed."""
+    try:
+        return [
+            str(path) for path in annotation_files(Path(folder))[shard :: CONFIG.shards]
+        ]
+    except VertfracError as error:
+        raise WorkflowError(str(error)) from None
+
+
+def source_index(path):
+    """Input function: the index of the DICOM files, for a cohort that is found by it."""
+    return lambda wildcards: (
+        path.format(**wildcards)
+        if cohort_settings(wildcards).kind == "lungcancer500"
+        else []
+    )
+
+
+def indexed_tree(wildcards):
+    """What the index depends on: the folders of the DICOM files and when they changed."""
+    try:
+        return tree_fingerprint(Path(cohort_settings(wildcards).images))
+    except VertfracError as error:
+        raise WorkflowError(str(error)) from None
+
+
+def as_option(name):
+    """The single file of an input as a command-line option, if there is one."""
+    return lambda wildcards, input: f"--{name}={input[name]}" if input[name] else ""
 
 
 def source_shard(wildcards):

@@ -3,6 +3,7 @@
 OTHER = f"{RUN}/transfer/{{cohort}}"
 OTHER_SOURCE = f"{OTHER}/source/{{shard}}"
 OTHER_COHORT = f"{OTHER}/cohort/{{shard}}"
+OTHER_INDEX = f"{OTHER}/series.parquet"
 
 
 use rule phantom as transfer_phantom with:
@@ -19,9 +20,19 @@ use rule phantom as transfer_phantom with:
         code=code_hash("cohorts.phantom"),
 
 
+use rule index as transfer_index with:
+    output:
+        OTHER_INDEX,
+    log:
+        f"{RUN}/logs/transfer/{{cohort}}/index.log",
+    benchmark:
+        f"{RUN}/benchmarks/transfer/{{cohort}}/index.tsv"
+
+
 use rule ingest as transfer_ingest with:
     input:
-        source_files(OTHER_SOURCE),
+        files=source_files(OTHER_SOURCE),
+        index=source_index(OTHER_INDEX),
     output:
         directory(OTHER_COHORT),
     log:
@@ -31,6 +42,7 @@ use rule ingest as transfer_ingest with:
     params:
         cohort=lambda wildcards: canonical(source_settings(OTHER_SOURCE)(wildcards)),
         shard=source_shard,
+        index=as_option("index"),
         code=ingest_code(source_settings(OTHER_SOURCE)),
 
 

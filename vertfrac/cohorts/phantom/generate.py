@@ -326,11 +326,9 @@ def _write_array(values: NDArray[Any], affine: Floats, path: Path) -> None:
     _replace_file(path, packed.getvalue())
 
 
-def write_phantoms(out: Path, *, cases: int, seed: int, shard: tuple[int, int] = (0, 1), labels: bool = False) -> None:
-    """Write a cohort: `images/phantom-0001.nii.gz` ..., `annotations.csv`, `cases.csv`.
+def phantom_indices(cases: int, seed: int, shard: tuple[int, int]) -> range:
+    """The phantoms k, k + n, k + 2 n, ... of a cohort, for the shard (k, n).
 
-    labels : write the label maps of each scan too, `labels/phantom-0001.nii.gz` and `subregions/phantom-0001.nii.gz`.
-    shard : (k, n), write the cases k, k + n, k + 2 n, ... only; the two tables list these cases.
     Raises ConfigError for a number of cases below 1, a negative seed or an impossible shard.
     """
     part, parts = shard
@@ -340,11 +338,22 @@ def write_phantoms(out: Path, *, cases: int, seed: int, shard: tuple[int, int] =
         raise ConfigError(f"the phantom seed must be 0 or more, got {seed}")
     if parts < 1 or not 0 <= part < parts:
         raise ConfigError(f"a phantom shard (k, n) needs 0 <= k < n, got ({part}, {parts})")
+    return range(part, cases, parts)
+
+
+def write_phantoms(out: Path, *, cases: int, seed: int, shard: tuple[int, int] = (0, 1), labels: bool = False) -> None:
+    """Write a cohort: `images/phantom-0001.nii.gz` ..., `annotations.csv`, `cases.csv`.
+
+    labels : write the label maps of each scan too, `labels/phantom-0001.nii.gz` and `subregions/phantom-0001.nii.gz`.
+    shard : (k, n), write the cases k, k + n, k + 2 n, ... only; the two tables list these cases.
+    Raises ConfigError for a number of cases below 1, a negative seed or an impossible shard.
+    """
+    indices = phantom_indices(cases, seed, shard)
     folder = Path(out) / "images"
     folder.mkdir(parents=True, exist_ok=True)
     annotations: list[list[object]] = []
     table: list[list[object]] = []
-    for index in range(part, cases, parts):
+    for index in indices:
         phantom = make_phantom(seed, index, labels=labels)
         image = folder / f"{phantom.case}.nii.gz"
         write_image(phantom, image)
