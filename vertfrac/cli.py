@@ -116,12 +116,13 @@ def predict(scans: tuple[Path, ...], out: Path, model: Path, device: Device, thr
 @click.option("--cases", type=int, required=True, help="number of phantoms of the whole cohort")
 @click.option("--seed", type=int, default=1, show_default=True)
 @click.option("--out", type=PATH, required=True, help="folder for images/, cases.csv and annotations.csv")
+@click.option("--labels", is_flag=True, help="write vertebra masks to labels/ and body and arch to subregions/ too")
 @_shard
-def phantom(cases: int, seed: int, out: Path, shard: tuple[int, int]) -> None:
+def phantom(cases: int, seed: int, out: Path, labels: bool, shard: tuple[int, int]) -> None:
     """Make CT phantoms with exact six-keypoint annotations."""
     from vertfrac.cohorts.phantom import write_phantoms
 
-    write_phantoms(out, cases=cases, seed=seed, shard=shard)
+    write_phantoms(out, cases=cases, seed=seed, shard=shard, labels=labels)
 
 
 @main.command()

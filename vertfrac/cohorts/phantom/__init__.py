@@ -5,12 +5,22 @@
 """
 
 from vertfrac.cohorts.phantom.anatomy import Column, random_column
-from vertfrac.cohorts.phantom.generate import Phantom, PhantomVertebra, make_phantom, write_image, write_phantoms
+from vertfrac.cohorts.phantom.generate import (
+    Phantom,
+    PhantomVertebra,
+    SpineMasks,
+    make_masks,
+    make_phantom,
+    write_image,
+    write_phantoms,
+)
 
 __all__ = [
     "Column",
     "Phantom",
     "PhantomVertebra",
+    "SpineMasks",
+    "make_masks",
     "make_phantom",
     "random_column",
     "write_image",

@@ -6,22 +6,44 @@ that it covers, estimated from its signed distance.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Float32 = NDArray[np.float32]
 Box = tuple[slice, slice, slice]
+Bytes = NDArray[np.uint8]
 
 
 class Canvas:
-    """HU on a regular grid; `x`, `y`, `z` are the increasing coordinates (mm) of the voxel centres."""
+    """HU on a regular grid; `x`, `y`, `z` are the increasing coordinates (mm) of the voxel centres.
+
+    `labels`, `subregions` : arrays like `hu` once `keep_labels` was called: what `marking` said of the shape that
+    covered at least half of a voxel last.
+    """
 
     def __init__(self, x: ArrayLike, y: ArrayLike, z: ArrayLike, air: float = -1000.0) -> None:
         self.x, self.y, self.z = (np.asarray(a, dtype=np.float32) for a in (x, y, z))
         self.hu = np.full((self.z.size, self.y.size, self.x.size), air, dtype=np.float32)
         self.edge = float(self.x[1] - self.x[0] + self.z[1] - self.z[0]) / 2
+        self.labels: Bytes | None = None
+        self.subregions: Bytes | None = None
+        self._mark: tuple[int, int] | None = None
+
+    def keep_labels(self) -> None:
+        """Keep label maps from now on."""
+        self.labels, self.subregions = np.zeros(self.hu.shape, np.uint8), np.zeros(self.hu.shape, np.uint8)
+
+    @contextmanager
+    def marking(self, label: int, subregion: int) -> Iterator[None]:
+        """Shapes blended inside the context get these labels, where labels are kept at all; label 0 marks nothing."""
+        before, self._mark = self._mark, (label, subregion) if label else None
+        try:
+            yield
+        finally:
+            self._mark = before
 
     def box(self, low: ArrayLike, high: ArrayLike) -> Box | None:
         """Slices (z, y, x) of the voxels between two corners (x, y, z) in mm; None if there are none."""
@@ -46,6 +68,9 @@ class Canvas:
         change = np.subtract(hu, view, dtype=np.float32)
         change *= cover
         view += change
+        if self._mark and self.labels is not None and self.subregions is not None:
+            solid = cover >= 0.5
+            self.labels[box][solid], self.subregions[box][solid] = self._mark
 
     def coverage(self, depth: Float32) -> Float32:
         """Share of a voxel inside a surface that lies `depth` mm outwards of its centre; overwrites `depth`."""

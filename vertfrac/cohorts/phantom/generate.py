@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 from vertfrac.cohorts.phantom import body as anatomy_body
 from vertfrac.cohorts.phantom.anatomy import Column, random_column
 from vertfrac.cohorts.phantom.canvas import Canvas
-from vertfrac.cohorts.phantom.look import random_look
+from vertfrac.cohorts.phantom.look import Look, random_look
 from vertfrac.cohorts.phantom.scanner import scan, thick_slices
 from vertfrac.cohorts.phantom.vertebra import (
+    ARCH,
+    BODY,
     canal_center,
     paint_arch,
     paint_body,
@@ -28,12 +30,14 @@ from vertfrac.cohorts.phantom.vertebra import (
     paint_osteophytes,
     sacral_bodies,
     trabeculae,
+    verse_label,
 )
 from vertfrac.errors import ConfigError
 from vertfrac.genant import genant_index
 from vertfrac.geometry.keypoints import KEYPOINT_COLUMNS, heights
 
 Floats = NDArray[np.float64]
+Bytes = NDArray[np.uint8]
 Axcodes = tuple[str, str, str]
 
 ANNOTATION_COLUMNS: tuple[str, ...] = ("case", "vertebra", "expert", "level", "shape", *KEYPOINT_COLUMNS)
@@ -65,6 +69,9 @@ class Phantom:
     """A procedural CT: `hu` int16 in storage order, `affine` (4, 4) from voxel index to world RAS mm.
 
     `vertebrae` : whole ones from C3 to L5, superior first. `field` : what the scan covers; curvatures in degrees.
+    `labels`, `subregions` : masks on the grid of `hu`, where asked for: the vertebra each voxel belongs to (VerSe
+    numbering, whole or cut) and its part (49 body, 41 arch). They say what was painted at the voxel's centre; the
+    sacrum is not in them.
     """
 
     case: str
@@ -75,6 +82,8 @@ class Phantom:
     cobb: float = 0.0
     kyphosis: float = 0.0
     lordosis: float = 0.0
+    labels: Bytes | None = None
+    subregions: Bytes | None = None
 
     def stored_as(self, axcodes: Axcodes) -> Phantom:
         """The same phantom with its array axes pointing along `axcodes`, such as ("L", "P", "S")."""
@@ -83,9 +92,12 @@ class Phantom:
         orientations: Any = nibabel.orientations  # has no types
         start = orientations.io_orientation(self.affine)
         change = orientations.ornt_transform(start, orientations.axcodes2ornt(axcodes))
-        hu = np.ascontiguousarray(orientations.apply_orientation(self.hu, change))
+        hu, labels, subregions = (
+            None if array is None else np.ascontiguousarray(orientations.apply_orientation(array, change))
+            for array in (self.hu, self.labels, self.subregions)
+        )
         affine = self.affine @ orientations.inv_ornt_aff(change, self.hu.shape)
-        return replace(self, hu=hu, affine=np.asarray(affine, dtype=np.float64))
+        return replace(self, hu=hu, affine=np.asarray(affine, dtype=np.float64), labels=labels, subregions=subregions)
 
 
 def case_name(index: int) -> str:
@@ -124,11 +136,13 @@ def _window(column: Column, rng: np.random.Generator) -> tuple[Floats, Floats, F
     return x, y, z, step_z
 
 
-def _paint(column: Column, x: Floats, y: Floats, z: Floats, rng: np.random.Generator) -> Canvas:
+def _paint(column: Column, x: Floats, y: Floats, z: Floats, rng: np.random.Generator, labels: bool = False) -> Canvas:
     """Render the anatomy on a grid."""
     look = random_look(rng, column.fragile)
     body = anatomy_body.Body(column, look, rng)
     canvas = Canvas(x, y, z)
+    if labels:
+        canvas.keep_labels()
     arms_up = bool(rng.random() < 0.65)
     if rng.random() < 0.6:
         anatomy_body.paint_table(canvas, body, rng)
@@ -149,26 +163,83 @@ def _paint(column: Column, x: Floats, y: Floats, z: Floats, rng: np.random.Gener
         paint_disc(canvas, upper, lower, look, rng)
     for v in sacrum:
         paint_body(canvas, v, look, block, rng)
-    for v in spine:
-        if v.center[2] < z[0] - 80 or v.center[2] > z[-1] + 80:
-            continue
-        paint_arch(canvas, v, look, rng)
-    for v in spine:
-        if v.center[2] < z[0] - 40 or v.center[2] > z[-1] + 40:
-            continue
-        paint_osteophytes(canvas, v, look, rng, spurs)
-        paint_body(canvas, v, look, block, rng)
+    _paint_vertebrae(canvas, column, look, block, spurs, rng)
     anatomy_body.paint_implants(canvas, body, rng)
     return canvas
 
 
-def make_phantom(seed: int, index: int) -> Phantom:
-    """Phantom number `index` (zero-based) of a cohort; a function of (seed, index) alone.
+def _paint_vertebrae(
+    canvas: Canvas,
+    column: Column,
+    look: Look,
+    block: NDArray[np.float32],
+    spurs: float,
+    rng: np.random.Generator,
+) -> None:
+    """Arches, osteophytes and bodies of all vertebrae in reach, marked in the label maps where the canvas keeps any."""
+    low, high = float(canvas.z[0]), float(canvas.z[-1])
+    for v in column.vertebrae:
+        if v.center[2] < low - 80 or v.center[2] > high + 80:
+            continue
+        with canvas.marking(verse_label(v), ARCH):
+            paint_arch(canvas, v, look, rng)
+    for v in column.vertebrae:
+        if v.center[2] < low - 40 or v.center[2] > high + 40:
+            continue
+        with canvas.marking(verse_label(v), BODY):
+            paint_osteophytes(canvas, v, look, rng, spurs)
+        paint_body(canvas, v, look, block, rng, verse_label(v))
 
-    Raises ConfigError if either is negative.
+
+@dataclass(frozen=True)
+class SpineMasks:
+    """Label maps of a phantom's spine alone, see `Phantom`; `affine` (4, 4) from voxel index to world RAS mm."""
+
+    labels: Bytes
+    subregions: Bytes
+    affine: Floats
+    vertebrae: tuple[PhantomVertebra, ...]
+
+
+def make_masks(seed: int, index: int, spacing_mm: Sequence[float] = (1.0, 1.0, 1.0)) -> SpineMasks:
+    """Label maps on any grid of the spine of phantom (seed, index), without painting a CT; a few seconds each.
+
+    The column, its keypoints and the z range are those of `make_phantom`; the arch and the osteophytes are drawn anew.
+    Voxels run along R, A and S; the box holds the spine with some margin. Raises ConfigError as `make_phantom`.
     """
+    _check_numbers(seed, index)
+    rng = np.random.default_rng([seed, index])
+    column = random_column(rng)
+    look = random_look(rng, column.fragile)
+    near = [v.center for v in column.vertebrae if column.z_low - 40 < v.center[2] < column.z_high + 40]
+    low = np.min(near, axis=0) - np.array([60, 85, 0])
+    high = np.max(near, axis=0) + np.array([60, 35, 0])
+    low[2], high[2] = column.z_low, column.z_high
+    steps = np.asarray(spacing_mm, dtype=np.float64)
+    x, y, z = (np.arange(lo, hi, step) for lo, hi, step in zip(low, high, steps, strict=True))
+    canvas = Canvas(x, y, z)
+    canvas.keep_labels()
+    _paint_vertebrae(canvas, column, look, trabeculae(rng), rng.beta(0.6, 2.0), rng)
+    assert canvas.labels is not None
+    assert canvas.subregions is not None
+    affine = np.diag([*steps, 1.0])
+    affine[:3, 3] = low
+    whole = tuple(PhantomVertebra(v.level, v.shape, v.keypoints) for v in column.visible(MARGIN_MM))
+    return SpineMasks(canvas.labels.transpose(2, 1, 0), canvas.subregions.transpose(2, 1, 0), affine, whole)
+
+
+def _check_numbers(seed: int, index: int) -> None:
     if seed < 0 or index < 0:
         raise ConfigError(f"phantom seed and index must be 0 or more, got seed {seed} and index {index}")
+
+
+def make_phantom(seed: int, index: int, *, labels: bool = False) -> Phantom:
+    """Phantom number `index` (zero-based) of a cohort; a function of (seed, index) alone.
+
+    labels : make the label maps too; the scan is the same with and without. Raises ConfigError if either number is
+    negative.
+    """
+    _check_numbers(seed, index)
     rng = np.random.default_rng([seed, index])
     column = random_column(rng)
     x, y, z, step_z = _window(column, rng)
@@ -176,7 +247,7 @@ def make_phantom(seed: int, index: int) -> Phantom:
     step = step_z / fine
     pad = fine
     z_fine = z[0] - step * pad + step * np.arange((z.size - 1) * fine + 2 * pad + 1)
-    canvas = _paint(column, x, y, z_fine, rng)
+    canvas = _paint(column, x, y, z_fine, rng, labels)
     thickness = step_z * rng.uniform(1.0, 1.5)
     slices = thick_slices(canvas.hu, canvas.z, z, thickness)
     level = column.level_at(z)
@@ -196,6 +267,10 @@ def make_phantom(seed: int, index: int) -> Phantom:
         for v in column.vertebrae
         if (v.keypoints >= low).all() and (v.keypoints <= high).all()
     )
+    masks = (
+        None if mask is None else mask[pad::fine][: z.size].transpose(2, 1, 0)
+        for mask in (canvas.labels, canvas.subregions)
+    )
     phantom = Phantom(
         case_name(index),
         hu.transpose(2, 1, 0),
@@ -205,6 +280,7 @@ def make_phantom(seed: int, index: int) -> Phantom:
         column.cobb,
         column.kyphosis,
         column.lordosis,
+        *masks,
     )
     order = rng.permutation(3)
     names = np.array(["RL", "AP", "SI"])[order]
@@ -232,12 +308,16 @@ def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object
 
 def write_image(phantom: Phantom, path: Path) -> None:
     """Write a phantom as `.nii.gz` with sform and qform, whatever machine and time with the same bytes."""
+    _write_array(phantom.hu, phantom.affine, path)
+
+
+def _write_array(values: NDArray[Any], affine: Floats, path: Path) -> None:
     import nibabel
 
     image_type: Any = nibabel.Nifti1Image  # has no types
-    image = image_type(phantom.hu, phantom.affine)
-    image.set_sform(phantom.affine, code=1)
-    image.set_qform(phantom.affine, code=1)
+    image = image_type(values, affine)
+    image.set_sform(affine, code=1)
+    image.set_qform(affine, code=1)
     image.header.set_xyzt_units("mm")
     packed = io.BytesIO()
     with gzip.GzipFile(filename="", fileobj=packed, mode="wb", compresslevel=1, mtime=0) as stream:
@@ -245,9 +325,10 @@ def write_image(phantom: Phantom, path: Path) -> None:
     _replace_file(path, packed.getvalue())
 
 
-def write_phantoms(out: Path, *, cases: int, seed: int, shard: tuple[int, int] = (0, 1)) -> None:
+def write_phantoms(out: Path, *, cases: int, seed: int, shard: tuple[int, int] = (0, 1), labels: bool = False) -> None:
     """Write a cohort: `images/phantom-0001.nii.gz` ..., `annotations.csv`, `cases.csv`.
 
+    labels : write the label maps of each scan too, `labels/phantom-0001.nii.gz` and `subregions/phantom-0001.nii.gz`.
     shard : (k, n), write the cases k, k + n, k + 2 n, ... only; the two tables list these cases.
     Raises ConfigError for a number of cases below 1, a negative seed or an impossible shard.
     """
@@ -263,9 +344,13 @@ def write_phantoms(out: Path, *, cases: int, seed: int, shard: tuple[int, int] =
     annotations: list[list[object]] = []
     table: list[list[object]] = []
     for index in range(part, cases, parts):
-        phantom = make_phantom(seed, index)
+        phantom = make_phantom(seed, index, labels=labels)
         image = folder / f"{phantom.case}.nii.gz"
         write_image(phantom, image)
+        for kind, mask in (("labels", phantom.labels), ("subregions", phantom.subregions)):
+            if mask is not None:
+                (Path(out) / kind).mkdir(exist_ok=True)
+                _write_array(mask, phantom.affine, Path(out) / kind / image.name)
         lowest = 1.0
         for number, v in enumerate(phantom.vertebrae, start=1):
             points = [f"{value:.4f}" for value in v.keypoints.reshape(-1)]

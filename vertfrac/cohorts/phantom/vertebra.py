@@ -13,6 +13,14 @@ from vertfrac.cohorts.phantom.look import Look
 
 Floats = NDArray[np.float64]
 
+BODY, ARCH = 49, 41
+"""Codes of the vertebral body and of the arch in subregion masks, those of TPTBox (41-50, the body being 49 and 50)."""
+
+
+def verse_label(vertebra: Vertebra) -> int:
+    """Label of a vertebra in VerSe masks: 1-7 are C1-C7, 8-19 T1-T12, 20-24 L1-L5."""
+    return vertebra.index + 3
+
 
 def trabeculae(rng: np.random.Generator, size: int = 72) -> Float32:
     """Periodic texture block (z, y, x) of unit variance, mostly vertical strands."""
@@ -141,8 +149,13 @@ def paint_disc(canvas: Canvas, upper: Vertebra, lower: Vertebra, look: Look, rng
     canvas.blend(box, canvas.coverage(inside), hu)
 
 
-def paint_body(canvas: Canvas, vertebra: Vertebra, look: Look, block: Float32, rng: np.random.Generator) -> None:
-    """Cancellous bone inside a cortical shell whose endplates pass through the vertebra's keypoints."""
+def paint_body(
+    canvas: Canvas, vertebra: Vertebra, look: Look, block: Float32, rng: np.random.Generator, label: int = 0
+) -> None:
+    """Cancellous bone inside a cortical shell whose endplates pass through the vertebra's keypoints.
+
+    label : of the body in the label maps, where the canvas keeps any; 0 leaves them as they are.
+    """
     tall = float(np.abs(vertebra.outline[:, 1]).max())
     found = _local(canvas, vertebra, np.array([vertebra.width / 2 + 2, vertebra.depth * 0.62 + 2, tall + 2]))
     if found is None:
@@ -174,7 +187,8 @@ def paint_body(canvas: Canvas, vertebra: Vertebra, look: Look, block: Float32, r
         band = np.float32(rng.uniform(2.5, 6.0))
         marrow += np.float32(rng.uniform(60, 260)) * np.exp(-((face / band) ** 2))
     cortex = np.float32(look.cortex * rng.uniform(0.9, 1.1))
-    canvas.blend(box, outer, cortex + inner * (marrow - cortex))
+    with canvas.marking(label, BODY):
+        canvas.blend(box, outer, cortex + inner * (marrow - cortex))
     m, c = vertebra.rotation, vertebra.center
     if rng.random() < 0.7:
         back = c + m @ np.array([0, -vertebra.depth * 0.5, rng.normal(0, 0.5)])
