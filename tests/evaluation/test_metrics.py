@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from vertfrac import tables
 from vertfrac.evaluation.metrics import measures, metric_rows
 from vertfrac.evaluation.score import curve_errors, match_table
-from vertfrac.genant import grade
+from vertfrac.genant import genant_index, grade
+from vertfrac.geometry.keypoints import heights as heights_of
 from vertfrac.geometry.spine import annotated_spine
 
 Floats = NDArray[np.float64]
@@ -41,7 +42,7 @@ def score(
         matches: list[dict[str, Any]] = []
         curves: list[dict[str, Any]] = []
         for case, keypoints in truth.items():
-            marks = annotations_of(keypoints, case=case)
+            marks = annotations_of(keypoints, case=case).assign(grade=grade(genant_index(heights_of(keypoints))))
             rows = match_table(marks, predictions_of(found[case], case=case), **HOW)
             matches += [{"case": case, "patient": case, **row} for row in rows]
             track = pd.DataFrame(annotated_spine(keypoints).curve.points_world, columns=["x", "y", "z"])
