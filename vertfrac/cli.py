@@ -125,6 +125,21 @@ def phantom(cases: int, seed: int, out: Path, labels: bool, shard: tuple[int, in
     write_phantoms(out, cases=cases, seed=seed, shard=shard, labels=labels)
 
 
+@main.command("keypoints-from-mask")
+@click.argument("mask", type=PATH)
+@_path("out", "folder for vertebrae.parquet, vertebrae.csv and overlay.png")
+@click.option("--subregions", type=PATH, help="mask of the vertebrae's parts on the same grid: 49 and 50 are the body")
+@click.option("--scan", type=PATH, help="the CT on the same grid, to be drawn instead of the mask")
+def keypoints_from_mask(mask: Path, out: Path, subregions: Path | None, scan: Path | None) -> None:
+    """Put the six keypoints on every vertebra of a mask (NIfTI, VerSe numbering), measure and grade it.
+
+    Prints one line per vertebra. C1, C2 and the sacrum are not measured; a body that the image cuts gets no answer.
+    """
+    from vertfrac.cohorts.from_mask.command import keypoints_from_mask as run
+
+    run(mask, out, subregions=subregions, scan=scan, tell=click.echo)
+
+
 @main.command()
 @click.option("--cohort", required=True, help="section cohort of the configuration, as JSON")
 @_path("out", "folder for the canonical images and tables")

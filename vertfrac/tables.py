@@ -258,6 +258,21 @@ VERTEBRAE = Schema(
     ),
 )
 
+MASK_VERTEBRAE = Schema(
+    "mask_vertebrae",
+    (
+        Column("case", STRING, "", "name of the mask"),
+        Column("vertebra", INT, "", "running number from the superior end, from 1"),
+        Column("level", STRING, "", "anatomical level (C1 ... T1 ... L5) by the label"),
+        Column("label", INT, "", "value in the mask, in VerSe numbering"),
+        Column("status", STRING, "", "ok; cut: the body reaches the edge of the image; not_measured"),
+        Column("reason", STRING, "", "why there are no keypoints or why they are doubtful, and what was left out"),
+        Column("quality", STRING, "", "good or doubtful; missing unless the status is ok"),
+        *(c for c in VERTEBRAE.columns if c.name in ("genant", "grade") or c.name.startswith("height_")),
+        *_KEYPOINTS,
+    ),
+)
+
 PREDICTIONS = Schema(
     "predictions",
     (
@@ -380,8 +395,8 @@ SCAN_RESULTS = Schema(
 )
 
 ALL = (
-    SCANS, CASES, ANNOTATIONS, FOLDS, CURVES, CASE_STATUS, VERTEBRAE, PREDICTIONS, MATCHES, CURVE_ERRORS, METRICS,
-    SUMMARY, EXPERT_CASES, SCAN_RESULTS,
+    SCANS, CASES, ANNOTATIONS, FOLDS, CURVES, CASE_STATUS, VERTEBRAE, MASK_VERTEBRAE, PREDICTIONS, MATCHES,
+    CURVE_ERRORS, METRICS, SUMMARY, EXPERT_CASES, SCAN_RESULTS,
 )  # fmt: skip
 
 

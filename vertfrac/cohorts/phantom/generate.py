@@ -92,12 +92,13 @@ class Phantom:
         orientations: Any = nibabel.orientations  # has no types
         start = orientations.io_orientation(self.affine)
         change = orientations.ornt_transform(start, orientations.axcodes2ornt(axcodes))
-        hu, labels, subregions = (
-            None if array is None else np.ascontiguousarray(orientations.apply_orientation(array, change))
-            for array in (self.hu, self.labels, self.subregions)
-        )
+
+        def moved(array: Any) -> Any:
+            return None if array is None else np.ascontiguousarray(orientations.apply_orientation(array, change))
+
         affine = self.affine @ orientations.inv_ornt_aff(change, self.hu.shape)
-        return replace(self, hu=hu, affine=np.asarray(affine, dtype=np.float64), labels=labels, subregions=subregions)
+        arrays = {"hu": moved(self.hu), "labels": moved(self.labels), "subregions": moved(self.subregions)}
+        return replace(self, **arrays, affine=np.asarray(affine, dtype=np.float64))
 
 
 def case_name(index: int) -> str:

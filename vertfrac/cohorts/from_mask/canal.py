@@ -1,0 +1,135 @@
+"""The spinal canal: the hole that a vertebra's body and arch leave open when one looks along the canal.
+
+No single plane closes the ring of body, pedicles and laminae, but its shadow along the canal does. The direction in
+which the hole of the shadow is largest is that of the canal, for a vertebra without neighbours too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import binary_closing, binary_fill_holes, distance_transform_edt, label
+
+Floats = NDArray[np.float64]
+
+SMALLEST_HOLE_MM2 = 60.0
+_MOST_POINTS = 12000
+_TURN_DEG = 70.0
+
+
+@dataclass(frozen=True, eq=False)
+class Shadow:
+    """A vertebra seen along a direction.
+
+    direction : (3,), unit, towards superior. canal : (3,), a point on the canal's middle line, or None where the shadow
+    has no hole. hole_mm2 : size of the hole. body : (3,), a point on the axis of the largest circle that fits into the
+    shadow in front of the canal; radius_mm : its radius. All in world RAS mm; `canal` and `body` lie level with the
+    middle of the body.
+    """
+
+    direction: Floats
+    canal: Floats | None
+    hole_mm2: float
+    body: Floats
+    radius_mm: float
+
+
+def across(direction: Floats) -> tuple[Floats, Floats]:
+    """Two unit vectors that make a right-handed frame with a unit vector, the second one as anterior as can be."""
+    ahead = np.array([0.0, 1.0, 0.0]) if abs(direction[1]) < 0.9 else np.array([0.0, 0.0, 1.0])
+    ahead = ahead - direction * (direction @ ahead)
+    ahead /= np.linalg.norm(ahead)
+    return np.cross(ahead, direction), ahead
+
+
+def find_shadow(
+    points: Floats, guess: Floats, cone_deg: float, pixel_mm: float, body_points: Floats | None = None
+) -> Shadow:
+    """Look along the directions within a cone for the one with the largest hole.
+
+    points : (n, 3), centres of the mask's voxels, world RAS mm. guess : (3,), unit, towards superior. pixel_mm : of the
+    shadow, at least the voxel spacing. body_points : (m, 3), those of the body where they are known. Without any hole
+    the guess itself is taken.
+    """
+    thin = points[:: max(1, len(points) // _MOST_POINTS)]
+    center = thin.mean(axis=0)
+    best, best_hole = guess, 0.0
+    for step_deg, reach_deg in ((cone_deg / 4, cone_deg), (cone_deg / 10, cone_deg / 5)):
+        for direction in _cone(best, reach_deg, step_deg):
+            hole = _holes(_draw(thin - center, direction, pixel_mm)[0], pixel_mm)[1]
+            if hole > best_hole:
+                best, best_hole = direction, hole
+    return _interpret(thin, center, best, pixel_mm, body_points)
+
+
+def _cone(axis: Floats, reach_deg: float, step_deg: float) -> list[Floats]:
+    first, second = across(axis)
+    steps = np.arange(-np.floor(reach_deg / step_deg + 1e-9), np.floor(reach_deg / step_deg + 1e-9) + 1) * step_deg
+    tilts = [(a, b) for a in steps for b in steps if a * a + b * b <= reach_deg * reach_deg + 1e-9]
+    tilts.sort(key=lambda tilt: tilt[0] ** 2 + tilt[1] ** 2)
+    directions = [axis + np.tan(np.deg2rad(a)) * first + np.tan(np.deg2rad(b)) * second for a, b in tilts]
+    return [direction / np.linalg.norm(direction) for direction in directions]
+
+
+def _draw(offsets: Floats, direction: Floats, pixel_mm: float) -> tuple[NDArray[np.bool_], Floats]:
+    """The shadow as an image (right, anterior), and where its pixel (0, 0) lies, mm."""
+    flat = offsets @ np.stack(across(direction), axis=1)
+    low = flat.min(axis=0) - 3 * pixel_mm
+    index = np.rint((flat - low) / pixel_mm).astype(int)
+    image = np.zeros(index.max(axis=0) + 4, dtype=bool)
+    image[index[:, 0], index[:, 1]] = True
+    return binary_closing(image, np.ones((2, 2))), low
+
+
+def _onto(
+    shape: tuple[int, ...], low: Floats, offsets: Floats, direction: Floats, pixel_mm: float
+) -> NDArray[np.bool_]:
+    """The shadow of other points in the image that `_draw` made."""
+    index = np.rint((offsets @ np.stack(across(direction), axis=1) - low) / pixel_mm).astype(int)
+    image = np.zeros(shape, dtype=bool)
+    image[tuple(np.clip(index, 0, np.array(shape) - 1).T)] = True
+    return binary_closing(image, np.ones((2, 2)))
+
+
+def _holes(image: NDArray[np.bool_], pixel_mm: float) -> tuple[NDArray[np.bool_], float]:
+    """The largest hole of an image and its area, mm2; nothing and 0 where it is too small for a canal."""
+    parts, count = label(binary_fill_holes(image) & ~image)
+    if count == 0:
+        return np.zeros_like(image), 0.0
+    sizes = np.bincount(parts.ravel())[1:]
+    area = float(sizes.max()) * pixel_mm**2
+    return (parts == sizes.argmax() + 1, area) if area >= SMALLEST_HOLE_MM2 else (np.zeros_like(image), 0.0)
+
+
+def _interpret(
+    points: Floats, center: Floats, direction: Floats, pixel_mm: float, body_points: Floats | None
+) -> Shadow:
+    right, ahead = across(direction)
+    image, low = _draw(points - center, direction, pixel_mm)
+    hole, area = _holes(image, pixel_mm)
+    if body_points is not None:
+        points = body_points
+        image = _onto(image.shape, low, points - center, direction, pixel_mm)
+    depth = distance_transform_edt(image) * pixel_mm
+    pixels = np.moveaxis(np.indices(image.shape), 0, -1) * pixel_mm + low  # (..., 2): right, anterior
+    middle = pixels[hole].mean(axis=0) if area else None
+    if middle is not None:
+        away = pixels - middle
+        in_front = away[..., 1] > np.hypot(away[..., 0], away[..., 1]) * np.cos(np.deg2rad(_TURN_DEG))
+        depth = np.where(in_front, depth, 0.0)
+    # The middle of all that is nearly as deep: the deepest pixel alone jumps along the axis of an oval.
+    deep = depth >= 0.93 * depth.max()
+    body, radius = pixels[deep].mean(axis=0), float(depth.max())
+    offsets = points - center
+    flat = offsets @ np.stack([right, ahead], axis=1)
+    inside = np.hypot(*(flat - body).T) < 0.6 * radius
+    level = float(np.median((offsets @ direction)[inside])) if inside.any() else 0.0
+    origin = center + level * direction
+
+    def place(spot: Floats) -> Floats:
+        world: Floats = origin + spot[0] * right + spot[1] * ahead
+        return world
+
+    return Shadow(direction, None if middle is None else place(middle), area, place(body), radius)
