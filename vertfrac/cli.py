@@ -117,12 +117,25 @@ def predict(scans: tuple[Path, ...], out: Path, model: Path, device: Device, thr
 @click.option("--seed", type=int, default=1, show_default=True)
 @click.option("--out", type=PATH, required=True, help="folder for images/, cases.csv and annotations.csv")
 @click.option("--labels", is_flag=True, help="write vertebra masks to labels/ and body and arch to subregions/ too")
+@click.option(
+    "--layout", type=click.Choice(["nifti", "verse", "verse-flat"]), default="nifti", show_default=True,
+    help="as tables and images, or like VerSe by subject or flat",
+)  # fmt: skip
+@click.option("--keypoints", is_flag=True, help="like VerSe: write the exact keypoints too, which go before the masks")
 @_shard
-def phantom(cases: int, seed: int, out: Path, labels: bool, shard: tuple[int, int]) -> None:
+def phantom(
+    cases: int, seed: int, out: Path, labels: bool, layout: str, keypoints: bool, shard: tuple[int, int]
+) -> None:
     """Make CT phantoms with exact six-keypoint annotations."""
-    from vertfrac.cohorts.phantom import write_phantoms
+    if layout == "nifti":
+        from vertfrac.cohorts.phantom import write_phantoms
 
-    write_phantoms(out, cases=cases, seed=seed, shard=shard, labels=labels)
+        write_phantoms(out, cases=cases, seed=seed, shard=shard, labels=labels)
+    else:
+        from vertfrac.cohorts.phantom.verse import write_verse
+
+        flat = layout == "verse-flat"
+        write_verse(out, cases=cases, seed=seed, shard=shard, flat=flat, subregions=labels, keypoints=keypoints)
 
 
 @main.command("keypoints-from-mask")

@@ -58,7 +58,20 @@ class NiftiCohort(Section):
     folder: str = Field(description="folder that holds cases.csv and annotations.csv")
 
 
-Cohort = Annotated[PhantomCohort | NiftiCohort, Field(discriminator="kind")]
+class VerseCohort(Section):
+    """VerSe'19 and VerSe'20: vertebra masks, from which the keypoints come, and the experts' grades."""
+
+    kind: Literal["verse"]
+    folder: str = Field(description="folder that holds the parts of one release or of both, in either style")
+    grades: str | None = Field(None, description="CSV table of fracture grades")
+    parts: tuple[Literal["train", "validation", "test"], ...] = Field(
+        ("train", "validation", "test"), min_length=1, description="parts of the public split to read"
+    )
+    centroid_mm: Positive = Field(15.0, description="a centroid farther from its label in the mask fails the case")
+    keep_doubtful: bool = Field(False, description="use keypoints that the mask leaves doubtful too")
+
+
+Cohort = Annotated[PhantomCohort | NiftiCohort | VerseCohort, Field(discriminator="kind")]
 """Where the cases come from; the adapter is the module of vertfrac.cohorts that is named like the kind."""
 
 
@@ -382,7 +395,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def parse_cohort(text: str, where: str) -> PhantomCohort | NiftiCohort:
+def parse_cohort(text: str, where: str) -> PhantomCohort | NiftiCohort | VerseCohort:
     """Check a section ``cohort`` of any kind, given as JSON text."""
     return parse_json(_OneCohort, f'{{"cohort": {text}}}', where).cohort
 
