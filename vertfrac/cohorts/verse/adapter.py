@@ -97,6 +97,11 @@ def _home_parts(series: Sequence[Series], patients: Mapping[Series, str]) -> dic
     return {name: (latest[name], next(iter(of)) if len(of) == 1 else "") for name, of in parts.items()}
 
 
+def _source(series: Series) -> Path:
+    """The CT, or any file of the scan where it has none."""
+    return next(iter(series.files.get("ct", series.all_files())))
+
+
 def _scan(
     name: str,
     series: Series,
@@ -107,10 +112,10 @@ def _scan(
     graded: Mapping[str, GradesOfScan],
     settings: _Settings,
 ) -> Scan:
-    source = str(next(iter(series.files.get("ct", series.all_files()))))
+    source = str(_source(series))
     files = (*series.all_files(), *([settings.grades] if settings.grades else []))
     if series.tree != main.tree:
-        why = f"{source}: the same scan as {main.files.get('ct', main.all_files())[0]}, which is read instead"
+        why = f"{source}: the same scan as {_source(main)}, which is read instead"
         return Scan(name, patient, source, files, _raising(ExcludedError(why)), series.part)
     if not series.part and any(one.part for one in found):
         why = f"{series.tree}: folder of no part, expected one whose name ends in {', '.join(sorted(set(PARTS)))}"
@@ -166,7 +171,7 @@ def _only(series: Series, kind: str, what: str) -> Path:
     paths = series.files.get(kind, [])
     if not paths:
         there = ", ".join(path.name for path in series.all_files())
-        raise AnnotationError(f"{series.all_files()[0]}: no {what} of {series.name} (found {there}), expected one")
+        raise AnnotationError(f"{_source(series)}: no {what} of {series.name} (found {there}), expected one")
     if len(paths) > 1:
         raise AnnotationError(f"{paths[0]}: {paths[1].name} is a second {what} of {series.name}, expected one")
     return paths[0]
@@ -193,16 +198,16 @@ def _from_mask(name: str, ct: Path, series: Series, settings: _Settings) -> tupl
         check_same_grid(parts_path, parts.grid, path, mask.grid)
     image = read_image(ct)
     check_same_grid(path, mask.grid, ct, image.grid)
-    try:
-        vertebrae = measure_mask(mask.hu, mask.grid, None if parts is None else parts.hu)
-    except AnnotationError as error:
-        where, _, what = str(error).partition(": ")
-        raise AnnotationError(f"{parts.source if parts and where == 'subregions' else path}: {what}") from error
     notes = [
         note
         for file in series.files.get("centroids", [])
         for note in check_centroids(read_centroids(file), mask.hu, mask.grid, settings.centroid_mm)
     ]
+    try:
+        vertebrae = measure_mask(mask.hu, mask.grid, None if parts is None else parts.hu)
+    except AnnotationError as error:
+        where, _, what = str(error).partition(": ")
+        raise AnnotationError(f"{parts.source if parts and where == 'subregions' else path}: {what}") from error
     kept = [v for v in vertebrae if v.status == "ok" and (v.quality != "doubtful" or settings.keep_doubtful)]
     left_out = [_why(v) for v in vertebrae if v not in kept]
     if len(kept) < 2:
