@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import map_coordinates
 
-from vertfrac.cohorts.phantom import Phantom, make_phantom, random_column, write_phantoms
+from vertfrac.cohorts.phantom import Phantom, make_masks, make_phantom, random_column, write_phantoms
 from vertfrac.cohorts.phantom.anatomy import LEVELS, SHAPES, Column
 from vertfrac.errors import ConfigError
 from vertfrac.genant import genant_index
@@ -203,6 +203,55 @@ def test_written_files_hold_the_phantoms(cohort: Path, phantoms: list[Phantom]) 
         "phantom-0001.nii.gz",
         "phantom-0002.nii.gz",
     }
+
+
+def test_label_maps_agree_with_scan_and_keypoints(phantoms: list[Phantom]) -> None:
+    plain, marked = phantoms[1], make_phantom(SEED, 1, labels=True)
+    assert plain.labels is None
+    assert plain.subregions is None
+    assert np.array_equal(marked.hu, plain.hu)
+    assert np.array_equal(marked.affine, plain.affine)
+    assert marked.labels is not None
+    assert marked.subregions is not None
+    assert marked.labels.shape == marked.subregions.shape == marked.hu.shape
+    assert set(np.unique(marked.subregions)) == {0, 41, 49}
+    assert np.array_equal(marked.labels > 0, marked.subregions > 0)
+    inverse = np.linalg.inv(marked.affine)
+    for v in marked.vertebrae:
+        label = LEVELS.index(v.level) + 3
+        middle = v.keypoints[2:4].mean(axis=0)
+        inside = middle + 0.85 * (v.keypoints[2:4] - middle)
+        index = np.rint(np.vstack([middle, inside]) @ inverse[:3, :3].T + inverse[:3, 3]).astype(int)
+        assert (marked.labels[tuple(index.T)] == label).all()
+        assert (marked.subregions[tuple(index.T)] == 49).all()
+        behind = marked.subregions[marked.labels == label] == 41
+        assert 0.1 < behind.mean() < 0.8
+    assert marked.hu[marked.labels > 0].mean() > plain.hu[marked.labels == 0].mean() + 200
+
+
+def test_masks_alone_have_the_keypoints_of_the_phantom() -> None:
+    masks, phantom = make_masks(SEED, 1, (2.0, 2.0, 2.0)), make_phantom(SEED, 1)
+    shape = [v.keypoints - v.keypoints.mean(axis=0) for v in phantom.vertebrae]
+    assert {v.level for v in phantom.vertebrae} <= {v.level for v in masks.vertebrae}
+    for v, expected in zip(phantom.vertebrae, shape, strict=True):
+        own = next(m.keypoints for m in masks.vertebrae if m.level == v.level)
+        assert np.allclose(own - own.mean(axis=0), expected, atol=1e-9)
+        index = np.rint((own.mean(axis=0) - masks.affine[:3, 3]) / 2.0).astype(int)
+        assert masks.labels[tuple(index)] == LEVELS.index(v.level) + 3
+    with pytest.raises(ConfigError):
+        make_masks(-1, 0)
+
+
+def test_labels_are_written_beside_the_scans(cohort: Path, tmp_path: Path) -> None:
+    write_phantoms(tmp_path, cases=1, seed=SEED, labels=True)
+    name = "phantom-0001.nii.gz"
+    assert (tmp_path / "images" / name).read_bytes() == (cohort / "images" / name).read_bytes()
+    scan = nib.load(tmp_path / "images" / name)
+    for kind in ("labels", "subregions"):
+        mask = nib.load(tmp_path / kind / name)
+        assert mask.shape == scan.shape
+        assert np.array_equal(mask.affine, scan.affine)
+        assert mask.get_data_dtype() == np.uint8
 
 
 def test_a_shard_writes_the_same_files(cohort: Path, tmp_path: Path) -> None:

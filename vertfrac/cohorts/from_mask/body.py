@@ -25,6 +25,9 @@ _RIM_MM = 1.0
 _ROUNDING_MM, _ROUNDING_VOXELS = 0.5, 0.9
 """How far within a corner its mask's surface lies: by the bone's own rounded rim, and by voxels and smoothing (which
 moves the half level of a right angle inwards by half a voxel, of a sharp edge by more)."""
+_MOST_ROUNDING_MM = 2.5
+_FLAT_RIM_MM = 2.5
+"""With voxels of this size or more a few steps make up an endplate's outer part: too few to tell how it bends."""
 _FARTHEST_CORNER_MM = 8.0
 _DOUBTFUL_CORNER_MM = 5.0
 
@@ -160,7 +163,8 @@ class _Section:
         in_plane = np.abs(field.grid.world_from_index[:3, :3]).T @ np.abs(frame.superior)
         spacing = float(in_plane.max())
         self.margin_mm = _RIM_MM + 0.5 * (spacing - 1.0)
-        self.rounding_mm = _ROUNDING_MM + _ROUNDING_VOXELS * spacing
+        self.rounding_mm = min(_ROUNDING_MM + _ROUNDING_VOXELS * spacing, _MOST_ROUNDING_MM)
+        self.rim_degree = 2 if spacing < _FLAT_RIM_MM else 1
         self._find_walls()
 
     def _at(self, plane: Floats) -> Floats:
@@ -257,12 +261,13 @@ class _Section:
         return s0 - slope * a0, slope
 
     def _rim(self, ahead: Floats, edge: Floats, side: float) -> tuple[Floats, float]:
-        """Parabola (3,) of an endplate's outer part, the rounded rim left out, and the spread of its residuals, mm."""
+        """Polynomial (3,) of an endplate's outer part, the rounded rim left out, and the spread of its residuals, mm."""
         inwards = (self.front - ahead) if side > 0 else (ahead - self.back)
         part = (inwards >= self.margin_mm) & (inwards <= 0.5 * self.depth_mm)
         if part.sum() < 5:
             raise BodyNotFoundError("the body is too shallow to see its endplates")
-        return robust_fit(polynomial(ahead[part], 2), edge[part])
+        coefficients, spread = robust_fit(polynomial(ahead[part], self.rim_degree), edge[part])
+        return np.pad(coefficients, (0, 2 - self.rim_degree)), spread
 
     @staticmethod
     def _meet(rim: Floats, wall: Floats, start: float) -> Floats:

@@ -14,6 +14,7 @@ from scipy.ndimage import binary_closing, binary_fill_holes, distance_transform_
 
 Floats = NDArray[np.float64]
 
+PIXEL_MM = 1.5
 SMALLEST_HOLE_MM2 = 60.0
 _MOST_POINTS = 12000
 _TURN_DEG = 70.0
@@ -44,24 +45,22 @@ def across(direction: Floats) -> tuple[Floats, Floats]:
     return np.cross(ahead, direction), ahead
 
 
-def find_shadow(
-    points: Floats, guess: Floats, cone_deg: float, pixel_mm: float, body_points: Floats | None = None
-) -> Shadow:
+def find_shadow(points: Floats, guess: Floats, cone_deg: float, body_points: Floats | None = None) -> Shadow:
     """Look along the directions within a cone for the one with the largest hole.
 
-    points : (n, 3), centres of the mask's voxels, world RAS mm. guess : (3,), unit, towards superior. pixel_mm : of the
-    shadow, at least the voxel spacing. body_points : (m, 3), those of the body where they are known. Without any hole
-    the guess itself is taken.
+    points : (n, 3), world RAS mm, that fill the mask no farther than PIXEL_MM apart. guess : (3,), unit, towards
+    superior. body_points : (m, 3), those of the body where they are known. Without any hole the guess itself is taken.
     """
-    thin = points[:: max(1, len(points) // _MOST_POINTS)]
+    chosen = np.random.default_rng(0).permutation(len(points))[:_MOST_POINTS]
+    thin = points[np.sort(chosen)]
     center = thin.mean(axis=0)
     best, best_hole = guess, 0.0
     for step_deg, reach_deg in ((cone_deg / 4, cone_deg), (cone_deg / 10, cone_deg / 5)):
         for direction in _cone(best, reach_deg, step_deg):
-            hole = _holes(_draw(thin - center, direction, pixel_mm)[0], pixel_mm)[1]
+            hole = _holes(_draw(thin - center, direction)[0])[1]
             if hole > best_hole:
                 best, best_hole = direction, hole
-    return _interpret(thin, center, best, pixel_mm, body_points)
+    return _interpret(thin, center, best, body_points)
 
 
 def _cone(axis: Floats, reach_deg: float, step_deg: float) -> list[Floats]:
@@ -73,47 +72,43 @@ def _cone(axis: Floats, reach_deg: float, step_deg: float) -> list[Floats]:
     return [direction / np.linalg.norm(direction) for direction in directions]
 
 
-def _draw(offsets: Floats, direction: Floats, pixel_mm: float) -> tuple[NDArray[np.bool_], Floats]:
+def _draw(offsets: Floats, direction: Floats) -> tuple[NDArray[np.bool_], Floats]:
     """The shadow as an image (right, anterior), and where its pixel (0, 0) lies, mm."""
     flat = offsets @ np.stack(across(direction), axis=1)
-    low = flat.min(axis=0) - 3 * pixel_mm
-    index = np.rint((flat - low) / pixel_mm).astype(int)
+    low = flat.min(axis=0) - 3 * PIXEL_MM
+    index = np.rint((flat - low) / PIXEL_MM).astype(int)
     image = np.zeros(index.max(axis=0) + 4, dtype=bool)
     image[index[:, 0], index[:, 1]] = True
-    return binary_closing(image, np.ones((2, 2))), low
+    return binary_closing(image, np.ones((2, 2), dtype=bool)), low
 
 
-def _onto(
-    shape: tuple[int, ...], low: Floats, offsets: Floats, direction: Floats, pixel_mm: float
-) -> NDArray[np.bool_]:
+def _onto(shape: tuple[int, ...], low: Floats, offsets: Floats, direction: Floats) -> NDArray[np.bool_]:
     """The shadow of other points in the image that `_draw` made."""
-    index = np.rint((offsets @ np.stack(across(direction), axis=1) - low) / pixel_mm).astype(int)
+    index = np.rint((offsets @ np.stack(across(direction), axis=1) - low) / PIXEL_MM).astype(int)
     image = np.zeros(shape, dtype=bool)
     image[tuple(np.clip(index, 0, np.array(shape) - 1).T)] = True
-    return binary_closing(image, np.ones((2, 2)))
+    return binary_closing(image, np.ones((2, 2), dtype=bool))
 
 
-def _holes(image: NDArray[np.bool_], pixel_mm: float) -> tuple[NDArray[np.bool_], float]:
+def _holes(image: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], float]:
     """The largest hole of an image and its area, mm2; nothing and 0 where it is too small for a canal."""
     parts, count = label(binary_fill_holes(image) & ~image)
     if count == 0:
         return np.zeros_like(image), 0.0
     sizes = np.bincount(parts.ravel())[1:]
-    area = float(sizes.max()) * pixel_mm**2
+    area = float(sizes.max()) * PIXEL_MM**2
     return (parts == sizes.argmax() + 1, area) if area >= SMALLEST_HOLE_MM2 else (np.zeros_like(image), 0.0)
 
 
-def _interpret(
-    points: Floats, center: Floats, direction: Floats, pixel_mm: float, body_points: Floats | None
-) -> Shadow:
+def _interpret(points: Floats, center: Floats, direction: Floats, body_points: Floats | None) -> Shadow:
     right, ahead = across(direction)
-    image, low = _draw(points - center, direction, pixel_mm)
-    hole, area = _holes(image, pixel_mm)
+    image, low = _draw(points - center, direction)
+    hole, area = _holes(image)
     if body_points is not None:
         points = body_points
-        image = _onto(image.shape, low, points - center, direction, pixel_mm)
-    depth = distance_transform_edt(image) * pixel_mm
-    pixels = np.moveaxis(np.indices(image.shape), 0, -1) * pixel_mm + low  # (..., 2): right, anterior
+        image = _onto(image.shape, low, points - center, direction)
+    depth = distance_transform_edt(image) * PIXEL_MM
+    pixels = np.moveaxis(np.indices(image.shape), 0, -1) * PIXEL_MM + low  # (..., 2): right, anterior
     middle = pixels[hole].mean(axis=0) if area else None
     if middle is not None:
         away = pixels - middle

@@ -114,8 +114,9 @@ def robust_fit(design: Floats, values: Floats, tolerance_mm: float = 0.25, round
 
     design : (n, k). values : (n,). Returns the (k,) coefficients and the spread of the residuals, mm.
     """
-    weights = np.ones(len(values))
-    coefficients, spread = np.zeros(design.shape[1]), 0.0
+    weights: NDArray[np.floating] = np.ones(len(values))
+    coefficients = np.zeros(design.shape[1])
+    spread = 0.0
     for _ in range(rounds):
         root = np.sqrt(weights)
         coefficients = np.linalg.lstsq(design * root[:, None], values * root, rcond=None)[0]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import find_objects
 
 from vertfrac.cohorts.from_mask.body import Body, BodyNotFoundError, measure_body
-from vertfrac.cohorts.from_mask.canal import Shadow, find_shadow
+from vertfrac.cohorts.from_mask.canal import PIXEL_MM, Shadow, find_shadow
 from vertfrac.cohorts.from_mask.field import MaskField, largest_component
 from vertfrac.cohorts.from_mask.levels import ARCH_CODES, BODY_CODES, LEVEL_OF, NO_BODY
 from vertfrac.errors import AnnotationError
@@ -58,7 +59,7 @@ def measure_mask(
     not integer or not 3D, holds no vertebra or an unknown label, or subregions of another shape or without a body.
     """
     found = _check(labels, grid, subregions)
-    boxes = find_objects(labels)
+    boxes: list[Any] = find_objects(labels)
     crops = {number: _Crop.of(labels, grid, number, boxes[number - 1]) for number in found}
     centers = {number: crop.points.mean(axis=0) for number, crop in crops.items()}
     return [_measure(number, crops[number], centers, subregions) for number in found]
@@ -133,7 +134,8 @@ def _measure(
             return without("not_measured", f"only {mask.sum()} voxels of the subregions are body")
     guess, cone = _direction(number, centers)
     try:
-        shadow = _shadow(crop, guess, cone, mask if subregions is not None else None)
+        known = None if subregions is None else _fill(mask, crop.grid)
+        shadow = find_shadow(_fill(crop.mask, crop.grid), guess, cone, known)
         body = measure_body(MaskField.of(mask, crop.grid), shadow)
         if _is_cut(body, crop):
             return without("cut", "the body reaches the edge of the image")
@@ -163,10 +165,12 @@ def _direction(number: int, centers: Mapping[int, Floats]) -> tuple[Floats, floa
     return along / length, _CONE_DEG
 
 
-def _shadow(crop: _Crop, guess: Floats, cone_deg: float, body: Bools | None) -> Shadow:
-    pixel = max(1.5, 1.2 * float(crop.grid.spacing_mm.max()))
-    known = None if body is None else crop.grid.to_world(np.argwhere(body))
-    return find_shadow(crop.points, guess, cone_deg, pixel, known)
+def _fill(mask: Bools, grid: Grid) -> Floats:
+    """World points (n, 3) that fill the voxels of a mask evenly, no farther apart than a pixel of the shadow."""
+    counts = np.ceil(grid.spacing_mm / PIXEL_MM - 1e-6).astype(int)
+    parts = [(np.arange(n) + 0.5) / n - 0.5 for n in counts]
+    inside = np.stack(np.meshgrid(*parts, indexing="ij"), axis=-1).reshape(-1, 3)
+    return grid.to_world((np.argwhere(mask)[:, None] + inside).reshape(-1, 3))
 
 
 def _is_cut(body: Body, crop: _Crop) -> bool:
