@@ -128,6 +128,8 @@ def phantom(
 ) -> None:
     """Make CT phantoms with exact six-keypoint annotations."""
     if layout == "nifti":
+        if keypoints:
+            raise click.UsageError("--keypoints goes with --layout verse; annotations.csv of nifti holds them anyway")
         from vertfrac.cohorts.phantom import write_phantoms
 
         write_phantoms(out, cases=cases, seed=seed, shard=shard, labels=labels)

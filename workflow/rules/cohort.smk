@@ -1,28 +1,26 @@
 # From the source of the cohort to the cached arrays that training reads, sharded over the cases.
 
 
-if CONFIG.cohort.kind == "phantom":
-
-    rule phantom:
-        output:
-            directory(SOURCE),
-        log:
-            f"{RUN}/logs/phantom/{{shard}}.log",
-        benchmark:
-            f"{RUN}/benchmarks/phantom/{{shard}}.tsv"
-        conda:
-            "../../envs/vertfrac.yaml"
-        resources:
-            mem_mb=2000,
-            runtime=60,
-        params:
-            cases=CONFIG.cohort.cases,
-            seed=CONFIG.cohort.seed,
-            shards=CONFIG.shards,
-            code=code_hash("cohorts.phantom"),
-        shell:
-            "vertfrac phantom --cases {params.cases} --seed {params.seed} --shard {wildcards.shard}/{params.shards}"
-            " --out {output} > {log} 2>&1"
+rule phantom:
+    output:
+        directory(SOURCE),
+    log:
+        f"{RUN}/logs/phantom/{{shard}}.log",
+    benchmark:
+        f"{RUN}/benchmarks/phantom/{{shard}}.tsv"
+    conda:
+        "../../envs/vertfrac.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    params:
+        cases=lambda wildcards: cohort_settings(wildcards).cases,
+        seed=lambda wildcards: cohort_settings(wildcards).seed,
+        shards=CONFIG.shards,
+        code=code_hash("cohorts.phantom"),
+    shell:
+        "vertfrac phantom --cases {params.cases} --seed {params.seed} --shard {wildcards.shard}/{params.shards}"
+        " --out {output} > {log} 2>&1"
 
 
 rule ingest:

@@ -42,8 +42,10 @@ def write_verse(
     (k, n), write the cases k, k + n, ... only, and their grades. Raises ConfigError as ``write_phantoms``.
     """
     part, parts = shard
-    if cases < 1 or parts < 1 or not 0 <= part < parts:
-        raise ConfigError(f"expected 1 or more phantoms and a shard (k, n) with 0 <= k < n, got {cases} and {shard}")
+    if cases < 1:
+        raise ConfigError(f"the number of phantom cases must be 1 or more, got {cases}")
+    if parts < 1 or not 0 <= part < parts:
+        raise ConfigError(f"a phantom shard (k, n) needs 0 <= k < n, got ({part}, {parts})")
     graded: list[dict[str, Any]] = []
     for index in range(part, cases, parts):
         phantom = make_phantom(seed, index, labels=True)
