@@ -163,3 +163,38 @@ def make_model(tiny_system: dict[str, Any]) -> Callable[..., Path]:
         return folder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def lumbar_masks() -> Any:
+    """Label maps of L1 (wedged, grade 2), L2 and L3 of a phantom, and their exact keypoints; see ``SpineMasks``."""
+    from dataclasses import replace
+
+    from vertfrac.cohorts.phantom.generate import make_masks
+
+    masks = make_masks(3, 16, (1.25, 1.25, 1.25))
+    keep = np.isin(masks.labels, (20, 21, 22))
+    box = tuple(
+        slice(max(0, int(side.min()) - 4), int(side.max()) + 5)
+        for side in (np.unique(axis) for axis in np.nonzero(keep))
+    )
+    labels, subregions = (np.where(keep, mask, 0).astype(np.uint8)[box] for mask in (masks.labels, masks.subregions))
+    affine = masks.affine.copy()
+    affine[:3, 3] += affine[:3, :3] @ [side.start for side in box]
+    whole = tuple(v for v in masks.vertebrae if v.level in ("L1", "L2", "L3"))
+    return replace(masks, labels=labels, subregions=subregions, affine=affine, vertebrae=whole)
+
+
+@pytest.fixture(scope="session")
+def save_nifti() -> Callable[..., Path]:
+    """Write any array with an affine as NIfTI, whatever its type; returns the path."""
+    import nibabel
+
+    def save(path: Path, values: Any, affine: Floats) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image = nibabel.Nifti1Image(values, affine)
+        image.set_sform(affine, code=1)
+        nibabel.save(image, path)
+        return path
+
+    return save

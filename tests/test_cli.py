@@ -124,9 +124,10 @@ def test_help_of_a_real_process_does_not_load_heavy_libraries() -> None:
 # --- cohort
 
 
+@pytest.mark.parametrize("layout", ["nifti", "verse", "verse-flat"])
 @pytest.mark.parametrize("cases", [-1, 0])
-def test_an_impossible_number_of_phantoms_is_one_line(tmp_path: Path, cases: int) -> None:
-    result = _run("phantom", "--cases", cases, "--out", tmp_path / "out")
+def test_an_impossible_number_of_phantoms_is_one_line(tmp_path: Path, cases: int, layout: str) -> None:
+    result = _run("phantom", "--cases", cases, "--out", tmp_path / "out", "--layout", layout)
     _is_one_line_about(result, str(cases), "cases")
     assert not (tmp_path / "out").exists()
 
@@ -136,6 +137,12 @@ def test_an_impossible_shard_is_a_usage_error(tmp_path: Path, shard: str) -> Non
     result = _run("phantom", "--cases", 2, "--out", tmp_path / "out", f"--shard={shard}")
     assert result.exit_code == 2
     assert shard in result.stderr
+
+
+def test_keypoints_beside_the_masks_need_masks(tmp_path: Path) -> None:
+    result = _run("phantom", "--cases", 1, "--out", tmp_path / "out", "--keypoints")
+    assert result.exit_code == 2
+    assert "--layout verse" in result.stderr
 
 
 def _folder(path: Path) -> str:

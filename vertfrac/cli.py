@@ -117,21 +117,35 @@ def predict(scans: tuple[Path, ...], out: Path, model: Path, device: Device, thr
 @click.option("--seed", type=int, default=1, show_default=True)
 @click.option("--out", type=PATH, required=True, help="folder for images and annotations")
 @click.option(
-    "--layout", type=click.Choice(["nifti", "lungcancer500", "lungcancer500-2020"]), default="nifti", show_default=True,
-    help="tables and NIfTI files; DICOM series and JSON files of 2022; the same with those of 2020",
+    "--layout", type=click.Choice(["nifti", "lungcancer500", "lungcancer500-2020", "verse", "verse-flat"]),
+    default="nifti", show_default=True, help="tables and NIfTI files, or files like those of a public cohort",
 )  # fmt: skip
-@click.option("--labels", is_flag=True, help="write vertebra masks to labels/ and body and arch to subregions/ too")
+@click.option(
+    "--labels", is_flag=True, help="nifti: vertebra masks and parts too; verse: body and arch beside the masks"
+)
+@click.option("--keypoints", is_flag=True, help="verse: the exact keypoints too, which go before the masks")
 @_shard
-def phantom(cases: int, seed: int, out: Path, layout: str, labels: bool, shard: tuple[int, int]) -> None:
+def phantom(
+    cases: int, seed: int, out: Path, layout: str, labels: bool, keypoints: bool, shard: tuple[int, int]
+) -> None:
     """Make CT phantoms with exact six-keypoint annotations, laid out as a cohort of one of the kinds."""
-    from vertfrac.cohorts.phantom import write_phantoms
-    from vertfrac.cohorts.phantom.lungcancer500 import write_lungcancer500
+    kind = layout.split("-")[0]
+    if labels and kind == "lungcancer500":
+        raise click.UsageError(f"--labels goes with --layout nifti or verse, found {layout}")
+    if keypoints and kind != "verse":
+        raise click.UsageError(f"--keypoints goes with --layout verse, found {layout}")
+    if kind == "nifti":
+        from vertfrac.cohorts.phantom import write_phantoms
 
-    if layout == "nifti":
         write_phantoms(out, cases=cases, seed=seed, shard=shard, labels=labels)
-    elif labels:
-        raise click.UsageError(f"--labels goes with --layout nifti, found {layout}")
+    elif kind == "verse":
+        from vertfrac.cohorts.phantom.verse import write_verse
+
+        flat = layout == "verse-flat"
+        write_verse(out, cases=cases, seed=seed, shard=shard, flat=flat, subregions=labels, keypoints=keypoints)
     else:
+        from vertfrac.cohorts.phantom.lungcancer500 import write_lungcancer500
+
         year = 2020 if layout == "lungcancer500-2020" else 2022
         write_lungcancer500(out, cases=cases, seed=seed, shard=shard, year=year)
 

@@ -66,7 +66,21 @@ class LungCancer500Cohort(Section):
     images: str = Field(description="folder with the DICOM series, in any layout; found by SeriesInstanceUID")
 
 
-Cohort = Annotated[PhantomCohort | NiftiCohort | LungCancer500Cohort, Field(discriminator="kind")]
+class VerseCohort(Section):
+    """VerSe'19 and VerSe'20: vertebra masks, from which the keypoints come, and the experts' grades."""
+
+    kind: Literal["verse"]
+    folder: str = Field(description="folder that holds the parts of one release or of both, in either style")
+    grades: str | None = Field(None, description="CSV table of fracture grades")
+    parts: tuple[Literal["train", "validation", "test"], ...] = Field(
+        ("train", "validation", "test"), min_length=1, description="parts of the public split to read"
+    )
+    centroid_mm: Positive = Field(15.0, description="a centroid farther from its label in the mask fails the case")
+    keep_doubtful: bool = Field(False, description="use keypoints that the mask leaves doubtful too")
+
+
+AnyCohort = PhantomCohort | NiftiCohort | LungCancer500Cohort | VerseCohort
+Cohort = Annotated[AnyCohort, Field(discriminator="kind")]
 """Where the cases come from; the adapter is the module of vertfrac.cohorts that is named like the kind."""
 
 
@@ -390,7 +404,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def parse_cohort(text: str, where: str) -> PhantomCohort | NiftiCohort | LungCancer500Cohort:
+def parse_cohort(text: str, where: str) -> AnyCohort:
     """Check a section ``cohort`` of any kind, given as JSON text."""
     return parse_json(_OneCohort, f'{{"cohort": {text}}}', where).cohort
 

@@ -157,6 +157,8 @@ _KEYPOINTS = tuple(
     for name in KEYPOINT_COLUMNS
 )
 
+_EXPERT_GRADE = Column("grade", INT, "", "the expert's own Genant grade, 0 to 3; missing where none was given")
+
 CASES = Schema(
     "cases",
     (
@@ -206,6 +208,7 @@ ANNOTATIONS = Schema(
         Column("expert", STRING, "", "who annotated"),
         Column("vertebra", INT, "", "running number from the superior end, from 1"),
         Column("level", STRING, "", "anatomical level (C3 ... T1 ... L5), empty if unknown"),
+        _EXPERT_GRADE,
         *_KEYPOINTS,
     ),
     required=("case", "vertebra", *KEYPOINT_COLUMNS),
@@ -314,6 +317,9 @@ MATCHES = Schema(
         Column("keypoint_error_mm", FLOAT, "mm", "mean distance of the six keypoints in 3D"),
         Column("score", FLOAT, "", "score of the prediction"),
         Column("genant_target", FLOAT, "", "G of the annotation"),
+        Column(
+            "grade_target", INT, "", "the expert's own Genant grade of the annotation; missing where none was given"
+        ),
         Column("genant", FLOAT, "", "G of the prediction"),
         Column(
             "nearest_mm", FLOAT, "mm", "distance of the prediction's body centre to the closest annotated one in 3D"
@@ -335,13 +341,20 @@ CURVE_ERRORS = Schema(
     ),
 )
 
+_SUBSET = Column(
+    "subset",
+    STRING,
+    "",
+    "all, or the condition on G: the annotated one, for precision the predicted one; or on the expert's own grade",
+)
+
 METRICS = Schema(
     "metrics",
     (
         *_RUN,
         Column("metric", STRING, "", "what is measured"),
         Column("level", STRING, "", "what is counted: vertebra, patient or scan"),
-        Column("subset", STRING, "", "all, or the condition on G: the annotated one, for precision the predicted one"),
+        _SUBSET,
         Column("value", FLOAT, "", "the value; missing where undefined"),
         Column("std", FLOAT, "", "standard deviation over the counted rows, for means of errors"),
         Column("n", INT, "", "number of counted rows, those of all experts together"),
@@ -356,7 +369,7 @@ SUMMARY = Schema(
         Column("system", STRING, "", "name of the system"),
         Column("metric", STRING, "", "what is measured"),
         Column("level", STRING, "", "what is counted: vertebra, patient or scan"),
-        Column("subset", STRING, "", "all, or the condition on G: the annotated one, for precision the predicted one"),
+        _SUBSET,
         Column("value", FLOAT, "", "mean over repeats of the value over all held-out cases"),
         Column("std", FLOAT, "", "standard deviation over the counted rows, for means of errors; mean over repeats"),
         Column("std_repeats", FLOAT, "", "standard deviation over repeats; missing for a single repeat"),

@@ -1,11 +1,13 @@
 """Laws of the split: each case once per repeat, patients whole, severities spread, the seed decides."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from vertfrac import tables
-from vertfrac.cohorts.folds import held_out_cases, split, training_cases
+from vertfrac.cohorts.folds import held_out_cases, published_split, split, training_cases
 from vertfrac.errors import CohortError
 
 
@@ -97,3 +99,77 @@ def test_more_folds_than_patients_are_refused() -> None:
 def test_as_many_folds_as_patients_leave_one_out() -> None:
     folds = split(_cohort(5), k=5, repeats=1, seed=1)
     assert folds.groupby("fold")["patient"].nunique().tolist() == [1] * 5
+
+
+def _published(*parts: str) -> pd.DataFrame:
+    """Two patients in each part, one of them with two scans, and one broken scan in the first part."""
+    rows = [
+        {
+            "case": f"{part}-{p}-{s}",
+            "patient": f"{part}-{p}",
+            "split": part,
+            "status": "ok",
+            "smallest_genant": 0.9 - 0.2 * p,
+        }
+        for part in parts
+        for p, scans in ((0, 1), (1, 2))
+        for s in range(scans)
+    ]
+    rows.append({"case": "broken", "patient": "broken", "split": parts[0], "status": "failed"})
+    return tables.CASES.frame(rows)
+
+
+@pytest.mark.parametrize(("held_out", "other"), [("test", "validation"), ("validation", "test")])
+def test_the_published_split_trains_on_one_part_and_holds_out_another(held_out: str, other: str) -> None:
+    cohort = _published("train", "validation", "test")
+    folds = tables.FOLDS.frame(published_split(cohort, held_out=held_out))
+    parts = {
+        part: set(cohort.loc[(cohort["split"] == part) & (cohort["status"] == "ok"), "case"])
+        for part in cohort["split"]
+    }
+    assert training_cases(folds, 0, 0) == parts["train"]
+    assert held_out_cases(folds, 0, 0) == parts[held_out]
+    assert not set(folds["case"]) & (parts[other] | {"broken"})
+    assert folds.loc[folds["fold"].isna(), "case"].isin(parts["train"]).all()
+
+
+def test_the_published_split_keeps_patients_and_grades(tmp_path: Path) -> None:
+    folds = tables.write_table(
+        tmp_path / "folds.parquet", tables.FOLDS, published_split(_published("train", "test"), held_out="test")
+    )
+    assert (folds.groupby("patient")["fold"].nunique(dropna=False) == 1).all()
+    assert folds.set_index("case").loc["test-1-0", ["patient", "grade"]].tolist() == ["test-1", 2]
+    assert set(folds["repeat"]) == {0}
+
+
+def test_a_patient_in_two_parts_is_refused() -> None:
+    cohort = _published("train", "test")
+    cohort.loc[cohort["case"] == "test-1-1", "patient"] = "train-0"
+    with pytest.raises(CohortError, match="patient train-0 is in the parts train and test, expected in one"):
+        published_split(cohort, held_out="test")
+
+
+def test_a_patient_in_the_part_that_takes_no_part_does_no_harm() -> None:
+    cohort = _published("train", "validation", "test")
+    cohort.loc[cohort["case"] == "validation-1-1", "patient"] = "train-0"
+    assert len(published_split(cohort, held_out="test")) == 6
+
+
+@pytest.mark.parametrize(
+    ("parts", "held_out", "words"),
+    [
+        (("train", "validation"), "test", r"no usable case is of the part test \(found train, validation\)"),
+        (("test",), "test", r"no usable case is of the part train \(found test\)"),
+        (("",), "test", r"no usable case is of the part train \(found no split at all\)"),
+    ],
+)
+def test_an_empty_part_is_refused(parts: tuple[str, ...], held_out: str, words: str) -> None:
+    with pytest.raises(CohortError, match=words):
+        published_split(_published(*parts), held_out=held_out)
+
+
+def test_a_part_whose_cases_all_failed_is_empty() -> None:
+    cohort = _published("train", "test")
+    cohort.loc[cohort["split"] == "test", "status"] = "failed"
+    with pytest.raises(CohortError, match="no usable case is of the part test"):
+        published_split(cohort, held_out="test")

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from vertfrac import tables
 from vertfrac.evaluation.metrics import measures, metric_rows
 from vertfrac.evaluation.score import curve_errors, match_table
-from vertfrac.genant import grade
+from vertfrac.genant import genant_index, grade
+from vertfrac.geometry.keypoints import heights as heights_of
 from vertfrac.geometry.spine import annotated_spine
 
 Floats = NDArray[np.float64]
@@ -41,7 +42,7 @@ def score(
         matches: list[dict[str, Any]] = []
         curves: list[dict[str, Any]] = []
         for case, keypoints in truth.items():
-            marks = annotations_of(keypoints, case=case)
+            marks = annotations_of(keypoints, case=case).assign(grade=grade(genant_index(heights_of(keypoints))))
             rows = match_table(marks, predictions_of(found[case], case=case), **HOW)
             matches += [{"case": case, "patient": case, **row} for row in rows]
             track = pd.DataFrame(annotated_spine(keypoints).curve.points_world, columns=["x", "y", "z"])
@@ -356,3 +357,62 @@ def test_a_curve_beside_the_annotation_has_no_curve_error_but_a_limits_error(
     (row,) = curve_errors(annotations_of(spine_keypoints(5)), track)
     assert np.isnan(row["curve_error_mm"])
     assert row["limits_error_mm"] > 200
+
+
+def _graded(rows: list[tuple[str, object, object, float | None]]) -> pd.DataFrame:
+    """Metrics of matches (patient, target or None, expert's grade, predicted G or None)."""
+    matches = [
+        {"case": patient, "patient": patient, "expert": "a", "target": target, "grade_target": given, "genant": found,
+         "genant_target": None if target is None else 0.5, "vertebra": None if found is None else n}
+        for n, (patient, target, given, found) in enumerate(rows)
+    ]  # fmt: skip
+    found = metric_rows(tables.MATCHES.frame(matches), tables.CURVE_ERRORS.frame([]))
+    return pd.DataFrame(found).set_index(["metric", "level", "subset"])
+
+
+def test_experts_grades_are_the_truth_whatever_the_annotated_index() -> None:
+    metrics = _graded(
+        [("p", 1, 0, 0.9), ("p", 2, 2, 0.7), ("q", 1, 3, 0.8), ("q", 2, 1, 0.6), ("q", 3, None, 0.3), ("r", 1, 0, None)]
+    )
+    by_vertebra = [metrics.loc[(name, "vertebra", "grade >= 2"), "value"] for name in ("sensitivity", "specificity")]
+    assert by_vertebra == [0.5, 0.5]  # 0.7 of two fractured is called; 0.6 of grade 1 is called too
+    assert metrics.loc[("ROC AUC", "vertebra", "grade >= 2"), ["value", "n"]].tolist() == [0.5, 4]
+    clear = metrics.loc[("ROC AUC", "vertebra", "grade 0 vs 2-3")]
+    assert (clear["value"], clear["n"], clear["note"]) == (1.0, 3, "2 positive")
+
+
+def test_the_worst_grade_is_that_of_the_patient() -> None:
+    metrics = _graded(
+        [
+            ("p", 1, 0, 0.95), ("p", 2, 3, 0.5), ("p", 3, 2, 0.9),
+            ("q", 1, 0, 0.9), ("q", 2, None, 0.4),  # found fractured where no grade was given: no evidence
+            ("r", 1, 1, 0.85), ("r", None, None, 0.7),  # a fracture where no vertebra is annotated: a false alarm
+            ("s", 1, 2, None),  # nothing measured: missed
+            ("t", 1, None, 0.3),
+        ]
+    )  # fmt: skip
+    level, subset = "patient", "grade >= 2"
+    rows = {name: metrics.loc[(name, level, subset)] for name in ("sensitivity", "specificity", "ROC AUC")}
+    assert (rows["sensitivity"]["value"], rows["sensitivity"]["n"]) == (0.5, 2)
+    assert (rows["specificity"]["value"], rows["specificity"]["n"]) == (0.5, 2)
+    assert rows["ROC AUC"]["n"] == 4
+    assert metrics.loc[("specificity", "patient", "grade 0 vs 2-3"), "value"] == 1.0
+
+
+def test_without_grades_their_metrics_say_so() -> None:
+    metrics = _graded([("p", 1, None, 0.9), ("p", None, None, 0.5)])
+    for subset in ("grade >= 2", "grade 0 vs 2-3"):
+        for name in ("ROC AUC", "sensitivity", "specificity"):
+            for level, what in (("vertebra", "matched pair"), ("patient", "patient")):
+                row = metrics.loc[(name, level, subset)]
+                assert np.isnan(row["value"])
+                assert row["note"] == f"no {what} with an expert's grade"
+
+
+def test_a_grade_goes_with_its_vertebra_found_or_missed(
+    truth: dict[str, Floats], annotations_of: Callable[..., pd.DataFrame], predictions_of: Callable[..., pd.DataFrame]
+) -> None:
+    marks = annotations_of(truth["mild"]).assign(grade=[3, None, 1])
+    rows = tables.MATCHES.frame(match_table(marks, predictions_of(truth["mild"][:2]), **HOW))
+    assert rows.set_index("target")["grade_target"].fillna(-1).to_dict() == {1: 3, 2: -1, 3: 1}
+    assert rows.set_index("target")["vertebra"].isna().to_dict() == {1: False, 2: False, 3: True}

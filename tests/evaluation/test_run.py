@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from vertfrac import tables
 from vertfrac.errors import TableError, VertfracError
-from vertfrac.evaluation.run import HEADLINE, evaluate, headline, scores_of, summarise, write_summary
+from vertfrac.evaluation.run import GRADED, HEADLINE, evaluate, headline, scores_of, summarise, write_summary
 from vertfrac.geometry.keypoints import KEYPOINTS as ENDS
 from vertfrac.geometry.spine import annotated_spine
 
@@ -183,6 +183,17 @@ def test_the_headline_has_one_line_per_metric_each_with_its_n(evaluated: Path) -
     assert tuple(lines) == HEADLINE
     assert all("n=" in line for line in lines.values())
     assert lines["recall", "vertebra", "all"].startswith("recall by vertebra: 0.750 [")
+
+
+def test_grades_of_experts_are_in_the_headline_only_where_given(evaluated: Path) -> None:
+    matches = tables.read_table(evaluated / "matches.parquet", tables.MATCHES)
+    curves = tables.read_table(evaluated / "curve_errors.parquet", tables.CURVE_ERRORS)
+    numbers = matches["target"].notna().cumsum()
+    graded = matches.assign(grade_target=(numbers % 2 * 2).where(matches["target"].notna()).astype("Int64"))
+    lines = dict(headline(summarise(graded, curves, resamples=20, seed=0)))
+    assert set(lines) - set(HEADLINE) <= set(GRADED)
+    assert ("ROC AUC", "vertebra", "grade >= 2") in lines
+    assert not set(dict(headline(_summary(evaluated)))) & set(GRADED)
 
 
 def _cases() -> list[dict[str, Any]]:

@@ -205,3 +205,12 @@ def test_printed_tables_are_aligned() -> None:
     for lines in blocks:
         assert len(lines) == 2 + len(TWELVE)
         assert len({(len(line), line.count("|")) for line in lines}) == 1
+
+
+def test_a_table_without_any_value_is_written_but_not_printed_if_it_is_optional(tmp_path: Path) -> None:
+    summary = _summary()
+    graded = summary["subset"].str.startswith("grade")
+    text = write_tables(summary.assign(value=summary["value"].where(~graded)), tmp_path, "h")
+    assert "experts' own grades" not in text
+    assert len(pd.read_parquet(tmp_path / "table-grades.parquet")) == len(BOTH)
+    assert "experts' own grades" in write_tables(summary, tmp_path, "h")

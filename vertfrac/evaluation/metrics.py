@@ -25,6 +25,8 @@ MILD, FRACTURED = GRADE_LIMITS[:2]
 
 ALL, BELOW_MILD, BELOW_FRACTURED = "all", f"G <= {MILD}", f"G <= {FRACTURED}"
 NORMAL_OR_FRACTURED = "G0 vs G2-G3"
+GRADED_FRACTURED, GRADED_NORMAL_OR_FRACTURED = "grade >= 2", "grade 0 vs 2-3"
+"""Subsets by the expert's own grade, which may disagree with the G of the annotation."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,6 +194,7 @@ def measures(matches: pd.DataFrame, curves: pd.DataFrame) -> list[Measure]:
         *_any_expert(frame),
         *_agreement(frame),
         *_fractures(frame),
+        *_graded_fractures(frame),
     ]
 
 
@@ -345,6 +348,37 @@ def _fractures(matches: pd.DataFrame) -> Iterator[Measure]:
             )  # fmt: skip
             yield _measure(("sensitivity", level, subset), chosen[positive], called[positive], empty="no positive")
             yield _measure(("specificity", level, subset), chosen[~positive], ~called[~positive], empty="no negative")
+
+
+def _graded_fractures(matches: pd.DataFrame) -> Iterator[Measure]:
+    """The predicted G against the experts' own grades, fractured from grade 2 on; at patient level the worst of each.
+
+    Of a patient all predictions count but those of annotated vertebrae without a grade; G is 1 if none is left.
+    """
+    graded = matches[matches["grade_target"].notna() | matches["target"].isna()]
+    patients = graded.groupby(_PATIENT).agg({"grade_target": "max", "genant": "min"}).reset_index()
+    patients = patients[patients["grade_target"].notna()].fillna({"genant": 1.0})
+    for level, rows in (("vertebra", _pairs(graded)), ("patient", patients)):
+        empty = "no matched pair with an expert's grade" if level == "vertebra" else "no patient with an expert's grade"
+        truth = rows["grade_target"].astype("float64")
+        for subset, chosen in ((GRADED_FRACTURED, rows), (GRADED_NORMAL_OR_FRACTURED, rows[truth != 1])):
+            positive = truth[chosen.index] >= 2
+            yield from _classified((level, subset), chosen, positive, chosen["genant"] <= FRACTURED, empty)
+
+
+def _classified(
+    where: tuple[str, str], rows: pd.DataFrame, positive: pd.Series, called: pd.Series, empty: str
+) -> Iterator[Measure]:
+    """ROC AUC of -G, sensitivity and specificity; where : level and subset."""
+    yield _measure(
+        ("ROC AUC", *where), rows, positive, y=-rows["genant"], statistic="auc", empty=empty,
+        note=f"{int(positive.sum())} positive",
+    )  # fmt: skip
+    for name, side, right, none in (
+        ("sensitivity", positive, called, "no positive"),
+        ("specificity", ~positive, ~called, "no negative"),
+    ):
+        yield _measure((name, *where), rows[side], right[side], empty=none if len(rows) else empty)
 
 
 def patients_of(sets: Sequence[Sequence[Measure]]) -> NDArray[np.object_]:

@@ -231,13 +231,21 @@ HEADLINE: tuple[tuple[str, str, str], ...] = (
 )
 """What the command line prints, as (metric, level, subset); the tables hold all."""
 
+GRADED: tuple[tuple[str, str, str], ...] = tuple(
+    (metric, level, "grade >= 2")
+    for level in ("vertebra", "patient")
+    for metric in ("ROC AUC", "sensitivity", "specificity")
+)
+"""Printed after the headline where the experts gave grades of their own."""
+
 
 def headline(
     summary: pd.DataFrame, keys: Sequence[tuple[str, str, str]] = HEADLINE
 ) -> Iterator[tuple[tuple[str, str, str], str]]:
-    """Some metrics of a summary of one system, as their keys and one line of text each."""
+    """Some metrics of a summary of one system, as their keys and one line of text each; then GRADED where defined."""
     rows = {(row["metric"], row["level"], row["subset"]): row for row in summary.to_dict("records")}
-    for key in keys:
+    graded = [key for key in GRADED if key in rows and not pd.isna(rows[key]["value"])]
+    for key in (*keys, *graded):
         row = rows[key]
         name = f"{key[0]} by {key[1]}" + ("" if key[2] == "all" else f", {key[2]}")
         if pd.isna(row["value"]):

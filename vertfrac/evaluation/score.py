@@ -32,6 +32,7 @@ def match_table(
         targets = marks["vertebra"].tolist()
         target_of = {j: i for i, j in match(truth, found, closeness=closeness, threshold=threshold)}
         g_truth = genant_index(heights(truth))
+        graded = marks["grade"].tolist() if "grade" in marks else [None] * len(truth)
         gap = distances(truth, found)
         nearest = gap.argmin(axis=0)
         for j in range(len(found)):
@@ -51,10 +52,11 @@ def match_table(
                     "center_error_mm": gap[i, j],
                     "keypoint_error_mm": np.linalg.norm(truth[i] - found[j], axis=-1).mean(),
                     "genant_target": g_truth[i],
+                    "grade_target": graded[i],
                 }
             rows.append(row)
         rows += [
-            {"expert": expert, "target": targets[i], "genant_target": g_truth[i]}
+            {"expert": expert, "target": targets[i], "genant_target": g_truth[i], "grade_target": graded[i]}
             for i in sorted(set(range(len(truth))) - set(target_of.values()))
         ]
     return rows

@@ -51,12 +51,16 @@ class Measure:
 
 @dataclass(frozen=True)
 class Layout:
-    """A table before it is filled: blocks of columns, each with its heading ("" for none)."""
+    """A table before it is filled: blocks of columns, each with its heading ("" for none).
+
+    optional : where no system has any of its values, it is written but not printed.
+    """
 
     name: str
     title: str
     caption: str
     blocks: tuple[tuple[str, tuple[Measure, ...]], ...]
+    optional: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +68,8 @@ class PaperTable:
     """A filled table.
 
     data : one row per system, columns ``system`` and per measure its value, spread, interval, n, note and published
-    value; columns that hold nothing are left out. blocks : heading and printed cells of each block.
+    value; columns that hold nothing are left out. blocks : heading and printed cells of each block. printed : whether
+    it belongs on the page.
     """
 
     name: str
@@ -72,6 +77,7 @@ class PaperTable:
     caption: str
     data: pd.DataFrame
     blocks: tuple[tuple[str, pd.DataFrame], ...]
+    printed: bool = True
 
     def as_markdown(self) -> str:
         """Title, blocks and caption."""
@@ -155,8 +161,20 @@ LAYOUTS: tuple[Layout, ...] = (
             ),
         ),
     ),
+    Layout(
+        "table-grades",
+        "Fracture classification against the experts' own grades",
+        "Positive: grade 2 or 3 as an expert gave it (VerSe), whatever the annotated G; called: predicted G <= 0.74. "
+        "By vertebra: matched pairs. By patient: the worst of each. Grade 0 vs 2-3: grade 1 left out.",
+        tuple(
+            (f"By {level}, {task}", tuple(Measure(metric, metric, level, task) for metric in _CLASSIFICATION))
+            for level in ("vertebra", "patient")
+            for task in ("grade >= 2", "grade 0 vs 2-3")
+        ),
+        optional=True,
+    ),
 )
-"""The papers' tables (P20 Tables 1-2, Z22 Tables 1-3), and one on the agreement of G."""
+"""The papers' tables (P20 Tables 1-2, Z22 Tables 1-3), one on the agreement of G, one for grades given by experts."""
 
 ABLATION = (
     Measure("keypoints, mm", "keypoint error", "vertebra", unit="mm"),
@@ -271,7 +289,7 @@ def write_tables(
     ablations: Changes | None = None,
     published_as: Mapping[str, str] | None = None,
 ) -> str:
-    """Write summary.md, and table-1, -2, -3, -agreement (.csv, .parquet) and, given ``ablations``, table-ablation.
+    """Write summary.md, and table-1, -2, -3, -agreement, -grades (.csv, .parquet) and, given ``ablations``, -ablation.
 
     Each file is written atomically; returns the text of summary.md. Errors: see ``paper_tables``.
     """
@@ -282,7 +300,7 @@ def write_tables(
         tables.write_csv(out / f"{table.name}.csv", table.data)
         with replacing(out / f"{table.name}.parquet") as temporary:
             table.data.to_parquet(temporary, index=False)
-    text = _page([table for table in filled if len(table.data)], heading, remarks)
+    text = _page([table for table in filled if len(table.data) and table.printed], heading, remarks)
     with replacing(out / "summary.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
     return text
@@ -316,7 +334,8 @@ def _filled(layout: Layout, summary: pd.DataFrame, names: Mapping[str, str | Non
     caption = [layout.caption, *_published_caption([m for m, _ in parts], set(names.values()))]
     data = _wide(parts).reset_index(names="system")
     printed = tuple((heading, _printed(block)) for heading, block in blocks)
-    return PaperTable(layout.name, layout.title, " ".join(caption), data, printed)
+    shown = not layout.optional or any(part["value"].notna().any() for _, part in parts)
+    return PaperTable(layout.name, layout.title, " ".join(caption), data, printed, shown)
 
 
 def _published_caption(measures: Sequence[Measure], names: Set[str | None]) -> list[str]:

@@ -103,7 +103,7 @@ rule summary:
         markdown=report(f"{RUN}/summary/summary.md", category="Summary"),
         tables=expand(
             f"{RUN}/summary/table-{{table}}.{{form}}",
-            table=["1", "2", "3", "agreement", "ablation"],
+            table=["1", "2", "3", "agreement", "grades", "ablation"],
             form=["csv", "parquet"],
         ),
     log:

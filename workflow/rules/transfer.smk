@@ -147,7 +147,7 @@ use rule summary as transfer_summary with:
         markdown=report(f"{OTHER}/summary/summary.md", category="Transfer"),
         tables=expand(
             f"{OTHER}/summary/table-{{table}}.{{form}}",
-            table=["1", "2", "3", "agreement", "ablation"],
+            table=["1", "2", "3", "agreement", "grades", "ablation"],
             form=["csv", "parquet"],
             allow_missing=True,
         ),

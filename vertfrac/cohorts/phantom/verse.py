@@ -1,0 +1,101 @@
+"""Writing phantoms as VerSe is released: CT, vertebra masks, centroids and grades, split into three parts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from vertfrac import tables
+from vertfrac.cohorts.from_mask.levels import LEVEL_OF
+from vertfrac.cohorts.phantom.generate import Phantom, make_phantom, write_image
+from vertfrac.cohorts.verse.centroids import CHALLENGE_AXES, oriented
+from vertfrac.errors import ConfigError
+from vertfrac.files import write_json
+from vertfrac.genant import genant_index, grade
+from vertfrac.geometry.grid import Grid
+from vertfrac.geometry.keypoints import centers, heights
+
+PARTS = ("training", "validation", "test", "training")
+"""The parts that phantoms go to in turn: half of them train, as in VerSe'19."""
+
+GRADES = "grades.csv"
+
+
+def write_verse(
+    out: Path,
+    *,
+    cases: int,
+    seed: int,
+    shard: tuple[int, int] = (0, 1),
+    flat: bool = False,
+    subregions: bool = False,
+    keypoints: bool = False,
+) -> None:
+    """Write a cohort of phantoms verse001, verse002, ... with the folders of VerSe'19, and ``grades.csv``.
+
+    flat : one folder per part with centroids in millimetres, as in the challenge; else by subject (BIDS) with centroids
+    in voxels. subregions : masks of body and arch too. keypoints : the exact ones too (``_seg-vert_kpt.csv``). shard :
+    (k, n), write the cases k, k + n, ... only, and their grades. Raises ConfigError as ``write_phantoms``.
+    """
+    part, parts = shard
+    if cases < 1:
+        raise ConfigError(f"the number of phantom cases must be 1 or more, got {cases}")
+    if parts < 1 or not 0 <= part < parts:
+        raise ConfigError(f"a phantom shard (k, n) needs 0 <= k < n, got ({part}, {parts})")
+    graded: list[dict[str, Any]] = []
+    for index in range(part, cases, parts):
+        phantom = make_phantom(seed, index, labels=True)
+        name, where = f"verse{index + 1:03d}", PARTS[index % len(PARTS)]
+        _write_scan(Path(out) / f"dataset-verse19{where}", name, phantom, flat, subregions, keypoints)
+        graded += [{"patient_id": f"sub-{name}", "scan_id": name, "split": where, **row} for row in _grades(phantom)]
+    columns = ["patient_id", "scan_id", "vertebra", "genant_grade", "split"]
+    tables.write_csv(Path(out) / GRADES, pd.DataFrame(graded, columns=columns))
+
+
+def _grades(phantom: Phantom) -> list[dict[str, Any]]:
+    return [
+        {"vertebra": v.level, "genant_grade": int(grade(genant_index(heights(v.keypoints))))} for v in phantom.vertebrae
+    ]
+
+
+def _write_scan(folder: Path, name: str, phantom: Phantom, flat: bool, subregions: bool, keypoints: bool) -> None:
+    stem = name if flat else f"sub-{name}"
+    raw, derived = (folder, folder) if flat else (folder / "rawdata" / stem, folder / "derivatives" / stem)
+    raw.mkdir(parents=True, exist_ok=True)
+    derived.mkdir(parents=True, exist_ok=True)
+    write_image(phantom, raw / f"{stem}{'' if flat else '_ct'}.nii.gz")
+    _write_mask(phantom, phantom.labels, derived / f"{stem}{'_seg' if flat else '_seg-vert_msk'}.nii.gz")
+    if subregions:
+        _write_mask(phantom, phantom.subregions, derived / f"{stem}_seg-subreg_msk.nii.gz")
+    write_json(derived / f"{stem}{'_ctd' if flat else '_seg-subreg_ctd'}.json", _centroids(phantom, flat))
+    if keypoints:
+        rows = [
+            {"case": stem, "expert": "phantom", "vertebra": number, "level": v.level}
+            | tables.keypoint_values(v.keypoints)
+            for number, v in enumerate(phantom.vertebrae, start=1)
+        ]
+        tables.write_csv(derived / f"{stem}_seg-vert_kpt.csv", tables.ANNOTATIONS.frame(rows))
+
+
+def _write_mask(phantom: Phantom, mask: Any, path: Path) -> None:
+    write_image(replace(phantom, hu=mask), path)
+
+
+def _centroids(phantom: Phantom, flat: bool) -> list[dict[str, Any]]:
+    """Body centres of the whole vertebrae: in voxels with their direction, or as in the challenge in mm without it."""
+    import nibabel
+
+    grid = Grid(phantom.hu.shape, phantom.affine)
+    own = tuple(str(code) for code in nibabel.orientations.aff2axcodes(phantom.affine))
+    turned = oriented(grid, CHALLENGE_AXES) if flat else grid
+    label_of = {level: label for label, level in LEVEL_OF.items()}
+    entries: list[dict[str, Any]] = [] if flat else [{"direction": list(own)}]
+    for v in phantom.vertebrae:
+        point = turned.to_index(centers(v.keypoints)) * (turned.spacing_mm if flat else np.ones(3))
+        x, y, z = (round(float(value), 1) for value in point)
+        entries.append({"label": label_of[v.level], "X": x, "Y": y, "Z": z})
+    return entries
