@@ -14,13 +14,13 @@ import numpy as np
 import pandas as pd
 
 from vertfrac import tables
+from vertfrac.cohorts.checks import check_case
 from vertfrac.cohorts.sources import Scan
-from vertfrac.errors import AnnotationError, CohortError, ExcludedError, VertfracError
+from vertfrac.errors import AnnotationError, CohortError, ExcludedError, GeometryError, VertfracError
 from vertfrac.genant import genant_index
-from vertfrac.geometry.grid import Grid
 from vertfrac.geometry.keypoints import heights
 from vertfrac.geometry.spine import annotated_spine
-from vertfrac.imaging import write_nifti
+from vertfrac.imaging import Image, write_nifti
 
 
 def ingest(scans: Sequence[Scan], out: Path) -> pd.DataFrame:
@@ -46,7 +46,7 @@ def _ingest_case(scan: Scan, out: Path) -> tuple[dict[str, Any], pd.DataFrame]:
         spacing = image.grid.spacing_mm
         row |= {"slices": image.grid.shape[2], "warnings": "; ".join(image.warnings)}
         row |= {f"spacing_{axis}": float(mm) for axis, mm in zip("xyz", spacing, strict=True)}
-        row |= _check_annotations(annotations, image.grid)
+        row |= _check_annotations(annotations, image, scan.annotated_in or scan.source)
         name = f"{scan.case}.nii"
         write_nifti(out / name, image)
         return row | {"image": name, "status": "ok", "reason": ""}, annotations
@@ -55,27 +55,32 @@ def _ingest_case(scan: Scan, out: Path) -> tuple[dict[str, Any], pd.DataFrame]:
         return row | {"image": "", "status": status, "reason": str(error)}, tables.ANNOTATIONS.frame([])
 
 
-def _check_annotations(annotations: pd.DataFrame, grid: Grid) -> dict[str, Any]:
-    """Facts about a case's annotations; AnnotationError says what is wrong with them."""
+def _check_annotations(annotations: pd.DataFrame, image: Image, where: str) -> dict[str, Any]:
+    """Facts and warnings about a case's annotations; AnnotationError says what is wrong with them, and where it is."""
     if annotations.empty:
-        raise ExcludedError("no annotation, expected at least two vertebrae")
+        raise ExcludedError(f"{where}: no annotation, expected at least two vertebrae")
     if (annotations.groupby("expert").size() == 1).all():
-        raise ExcludedError("one annotated vertebra, expected at least two, between which the curve runs")
+        raise ExcludedError(f"{where}: one annotated vertebra, expected at least two, between which the curve runs")
+    findings = check_case(annotations, image)
+    for expert, found in findings.items():
+        errors = [finding.message for finding in found if finding.severity == "error"]
+        if errors:
+            raise AnnotationError(f"{where}: annotation of {expert}: {'; '.join(errors)}")
     smallest, most = np.inf, 0
     for expert, rows in annotations.groupby("expert"):
         keypoints = tables.keypoints_of(rows)
-        if not np.isfinite(keypoints).all():
-            raise AnnotationError(f"annotation of {expert} holds a missing or infinite coordinate")
-        depth = grid.distance_inside_mm(keypoints).min(axis=1)
-        if (depth < 0).any():
-            worst = rows["vertebra"].iloc[int(depth.argmin())]
-            raise AnnotationError(
-                f"annotation of {expert}: vertebra {worst} lies {-depth.min():.1f} mm outside the image, "
-                "expected inside"
-            )
-        annotated_spine(keypoints)
+        try:
+            annotated_spine(keypoints)
+        except GeometryError as error:
+            raise AnnotationError(f"{where}: annotation of {expert}: {error}") from error
         smallest, most = min(smallest, float(genant_index(heights(keypoints)).min())), max(most, len(rows))
-    return {"vertebrae": most, "experts": annotations["expert"].nunique(), "smallest_genant": smallest}
+    warnings = [*image.warnings, *(f"{expert}: {finding}" for expert, found in findings.items() for finding in found)]
+    return {
+        "vertebrae": most,
+        "experts": annotations["expert"].nunique(),
+        "smallest_genant": smallest,
+        "warnings": "; ".join(warnings),
+    }
 
 
 def merge(shards: Sequence[Path], out: Path) -> pd.DataFrame:
