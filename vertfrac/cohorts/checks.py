@@ -118,7 +118,7 @@ def _outside(keypoints: Floats, names: Sequence[str], grid: Grid) -> Iterator[Fi
         for how, points in _turned(keypoints, grid).items()
         if (grid.distance_inside_mm(points) >= 0).all() and not _upset(points)
     ]
-    hint = f"; {turned[0]} all would lie inside" if turned else ""
+    hint = f" ({turned[0]} all would lie inside)" if turned else ""
     yield _error(
         "outside",
         f"{_count(depth < 0, names)} lies outside the image, by up to {-depth.min():.1f} mm, expected inside{hint}",
@@ -174,7 +174,8 @@ def _sizes(keypoints: Floats, names: Sequence[str]) -> Iterator[Finding]:
                 worst = int(np.where(strange, np.abs(values - sum(usual) / 2), -1).argmax())
                 yield tell(
                     check,
-                    f"{_count(strange, names)} has a {what} of {values[worst]:.1f} mm, expected {low:g} to {high:g} mm",
+                    f"{_count(strange, names)} measures {values[worst]:.1f} mm in {what}, "
+                    f"expected {low:g} to {high:g} mm",
                 )
                 break
 
@@ -197,7 +198,7 @@ def _planes(keypoints: Floats, names: Sequence[str]) -> Iterator[Finding]:
             yield tell(
                 "sagittal",
                 f"{_count(turn > most, names)} lies in a plane {turn.max():.0f} degrees from the sagittal one, "
-                f"expected at most {most:g}" + ("; are the axes exchanged?" if tell is _error else ""),
+                f"expected at most {most:g}" + (" (are the axes exchanged?)" if tell is _error else ""),
                 orientation=tell is _error,
             )
             return

@@ -6,7 +6,7 @@ memory, and two tables. A case that cannot be used keeps its row, with status an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from vertfrac import tables
-from vertfrac.cohorts.checks import check_case
+from vertfrac.cohorts.checks import Finding, check_case
 from vertfrac.cohorts.sources import Scan
 from vertfrac.errors import AnnotationError, CohortError, ExcludedError, GeometryError, VertfracError
 from vertfrac.genant import genant_index
@@ -43,10 +43,9 @@ def _ingest_case(scan: Scan, out: Path) -> tuple[dict[str, Any], pd.DataFrame]:
     row: dict[str, Any] = {"case": scan.case, "patient": scan.patient, "source": scan.source, "split": scan.split}
     try:
         image, annotations = scan.read()
-        spacing = image.grid.spacing_mm
-        row |= {"slices": image.grid.shape[2], "warnings": "; ".join(image.warnings)}
-        row |= {f"spacing_{axis}": float(mm) for axis, mm in zip("xyz", spacing, strict=True)}
-        row |= _check_annotations(annotations, image, scan.annotated_in or scan.source)
+        row |= image_facts(image)
+        findings = check_case(annotations, image)
+        row |= annotation_facts(annotations, findings, image.warnings, scan.annotated_in or scan.source)
         name = f"{scan.case}.nii"
         write_nifti(out / name, image)
         return row | {"image": name, "status": "ok", "reason": ""}, annotations
@@ -55,13 +54,25 @@ def _ingest_case(scan: Scan, out: Path) -> tuple[dict[str, Any], pd.DataFrame]:
         return row | {"image": "", "status": status, "reason": str(error)}, tables.ANNOTATIONS.frame([])
 
 
-def _check_annotations(annotations: pd.DataFrame, image: Image, where: str) -> dict[str, Any]:
-    """Facts and warnings about a case's annotations; AnnotationError says what is wrong with them, and where it is."""
+def image_facts(image: Image) -> dict[str, Any]:
+    """The columns of CASES that the image alone decides."""
+    spacing = zip("xyz", image.grid.spacing_mm.tolist(), strict=True)
+    facts = {f"spacing_{axis}": mm for axis, mm in spacing}
+    return {**facts, "slices": image.grid.shape[2], "warnings": "; ".join(image.warnings)}
+
+
+def annotation_facts(
+    annotations: pd.DataFrame, findings: Mapping[str, Sequence[Finding]], image_warnings: Sequence[str], where: str
+) -> dict[str, Any]:
+    """The columns of CASES that the annotation decides, warnings included.
+
+    findings : by expert, of ``check_case``. where : the file that holds the annotation. Raises AnnotationError with
+    what is wrong with it, ExcludedError if it holds too little to train on.
+    """
     if annotations.empty:
         raise ExcludedError(f"{where}: no annotation, expected at least two vertebrae")
     if (annotations.groupby("expert").size() == 1).all():
         raise ExcludedError(f"{where}: one annotated vertebra, expected at least two, between which the curve runs")
-    findings = check_case(annotations, image)
     for expert, found in findings.items():
         errors = [finding.message for finding in found if finding.severity == "error"]
         if errors:
@@ -74,7 +85,7 @@ def _check_annotations(annotations: pd.DataFrame, image: Image, where: str) -> d
         except GeometryError as error:
             raise AnnotationError(f"{where}: annotation of {expert}: {error}") from error
         smallest, most = min(smallest, float(genant_index(heights(keypoints)).min())), max(most, len(rows))
-    warnings = [*image.warnings, *(f"{expert}: {finding}" for expert, found in findings.items() for finding in found)]
+    warnings = [*image_warnings, *(f"{expert}: {finding}" for expert, found in findings.items() for finding in found)]
     return {
         "vertebrae": most,
         "experts": annotations["expert"].nunique(),

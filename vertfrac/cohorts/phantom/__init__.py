@@ -6,6 +6,7 @@
 
 from vertfrac.cohorts.phantom.anatomy import Column, random_column
 from vertfrac.cohorts.phantom.generate import Phantom, PhantomVertebra, make_phantom, write_image, write_phantoms
+from vertfrac.cohorts.phantom.source import scans
 
 __all__ = [
     "Column",
@@ -13,6 +14,7 @@ __all__ = [
     "PhantomVertebra",
     "make_phantom",
     "random_column",
+    "scans",
     "write_image",
     "write_phantoms",
 ]
