@@ -64,8 +64,8 @@ def test_csv_keeps_names_as_text_and_fills_what_is_not_required(tmp_path: Path) 
     (tmp_path / "cases.csv").write_text("image,case\na.nii,007\nb.nii,1e3\n")
     read = tables.read_table(tmp_path / "cases.csv", tables.SCANS)
     assert read["case"].tolist() == ["007", "1e3"]
-    assert list(read.columns) == ["case", "image", "patient"]
-    assert read["patient"].isna().all()
+    assert list(read.columns) == ["case", "image", "patient", "annotation", "split"]
+    assert read[["patient", "annotation", "split"]].isna().all(axis=None)
 
 
 def test_csv_there_and_back_to_four_decimals(tmp_path: Path) -> None:

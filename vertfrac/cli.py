@@ -206,6 +206,57 @@ def ingest(cohort: str, index: Path | None, out: Path, shard: tuple[int, int]) -
     click.echo(f"{(cases['status'] == 'ok').sum()} of {len(cases)} cases usable")
 
 
+@main.group("cohort")
+def cohort_commands() -> None:
+    """Look at a cohort before anything is trained on it."""
+
+
+@cohort_commands.command("check")
+@click.argument("config", type=PATH, metavar="CONFIG")
+@click.option("--out", type=PATH, help="folder for check.parquet and index.html; default: results/NAME/check")
+@click.option("--transfer", "other", metavar="NAME", help="check this cohort of the section transfer instead")
+@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="cases read at the same time")
+def cohort_check(config: Path, out: Path | None, other: str | None, jobs: int) -> None:
+    """Check every case of the cohort of a run's configuration, and draw each annotation on its image.
+
+    Prints what was found of each case and writes it as a table (check.parquet) and as a page that needs no network
+    (index.html), problems first. Exits with 0 if every case is ok, or excluded because it holds nothing to train on;
+    with 1 if one failed or is suspect (image and annotation seem not to fit), or if none at all is usable.
+    """
+    from vertfrac.config import read_yaml, resolve
+    from vertfrac.errors import ConfigError
+    from vertfrac.report.cohort_check import as_text, check_cohort
+
+    run = resolve(read_yaml(config), config.parent, str(config))
+    if other is not None and other not in run.transfer:
+        raise ConfigError(f"{config}: no transfer.{other}, expected one of {', '.join(run.transfer) or 'none at all'}")
+    settings = (run.cohort if other is None else run.transfer[other].cohort).model_dump(mode="json")
+    out = out or Path("results", run.name, "check", *([other] if other else []))
+    with click.progressbar(length=0, label="cases", file=sys.stderr, show_pos=True) as bar:
+
+        def start(cases: int) -> None:
+            bar.length = cases
+
+        heading = f"Cohort {run.name}" + (f", transfer to {other}" if other else "")
+        table, others = check_cohort(
+            settings.pop("kind"), settings, out, heading=heading, jobs=jobs, progress=bar.update, start=start
+        )
+    click.echo(as_text(table, others))
+    click.echo(f"Table: {out / 'check.parquet'}\nPage:  {out / 'index.html'}")
+    if table["status"].isin(["failed", "suspect"]).any() or not (table["status"] == "ok").any():
+        sys.exit(1)
+
+
+@cohort_commands.command("schema")
+def cohort_schema() -> None:
+    """Print the JSON schema of our own annotation files."""
+    import json
+
+    from vertfrac.cohorts.annotation_json import json_schema
+
+    click.echo(json.dumps(json_schema(), indent=2))
+
+
 @main.command()
 @_path("shards", "folder of an ingested shard", many=True)
 @_path("out", "folder for cases.parquet and annotations.parquet")

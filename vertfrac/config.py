@@ -52,10 +52,23 @@ class PhantomCohort(Section):
 
 
 class NiftiCohort(Section):
-    """Scans and annotations of one's own."""
+    """Scans and annotations of one's own: docs/cohorts/nifti.md."""
 
     kind: Literal["nifti"]
-    folder: str = Field(description="folder that holds cases.csv and annotations.csv")
+    folder: str | None = Field(None, description="folder of scans, NIfTI or DICOM; cases.csv in it may list them")
+    table: str | None = Field(None, description="instead of folder: table of scans anywhere, CSV or Parquet")
+    annotations: str | None = Field(
+        None,
+        description="table (CSV, Parquet) or folder of JSON files; default: annotations.csv, annotations.parquet or "
+        "annotations/ beside the scans' table or in the folder",
+    )
+
+    @model_validator(mode="after")
+    def _one_list_of_scans(self) -> NiftiCohort:
+        if (self.folder is None) == (self.table is None):
+            found = "both" if self.folder else "neither"
+            raise ValueError(f"expected folder or table, found {found}")
+        return self
 
 
 class LungCancer500Cohort(Section):

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from vertfrac.errors import TableError
 from vertfrac.files import replacing
+from vertfrac.genant import GRADES
 from vertfrac.geometry.keypoints import KEYPOINT_COLUMNS
 
 STRING, INT, FLOAT, BOOL = pa.string(), pa.int64(), pa.float64(), pa.bool_()
@@ -179,12 +180,52 @@ CASES = Schema(
     ),
 )
 
+CHECKS = Schema(
+    "checks",
+    (
+        _CASE,
+        Column("patient", STRING, "", "the patient"),
+        Column("source", STRING, "", "the file or folder that holds the image"),
+        Column("split", STRING, "", "part of a published split: train, validation, test; empty where there is none"),
+        Column(
+            "status",
+            STRING,
+            "",
+            "ok; suspect: usable, but image and annotation seem not to fit; excluded: holds nothing to train on; "
+            "failed: cannot be used",
+        ),
+        Column("reason", STRING, "", "why the case is suspect, excluded or failed; empty if ok"),
+        Column("findings", STRING, "", "all findings on the annotation, separated by '; '"),
+        Column("warnings", STRING, "", "what was unusual about the image but usable, separated by '; '"),
+        Column("orientation", STRING, "", "where the stored array axes point to, such as LPS"),
+        Column("columns", INT, "", "voxels along the right-left axis"),
+        Column("rows", INT, "", "voxels along the anterior-posterior axis"),
+        Column("slices", INT, "", "voxels along the superior axis"),
+        Column("spacing_x", FLOAT, "mm", "voxel spacing along the axis nearest to right-left"),
+        Column("spacing_y", FLOAT, "mm", "voxel spacing along the axis nearest to anterior-posterior"),
+        Column("spacing_z", FLOAT, "mm", "voxel spacing along the axis nearest to superior-inferior"),
+        Column("vertebrae", INT, "", "annotated vertebrae (largest number of one expert)"),
+        Column("experts", INT, "", "experts that annotated the scan"),
+        Column("levels", STRING, "", "first and last annotated level, empty if unknown"),
+        Column("smallest_genant", FLOAT, "", "smallest Genant index over vertebrae and experts"),
+        Column("median_genant", FLOAT, "", "median Genant index over vertebrae and experts"),
+        Column("largest_genant", FLOAT, "", "largest Genant index over vertebrae and experts"),
+        *(
+            Column(name, INT, "", f"vertebrae of grade {grade}, all experts together")
+            for grade, name in enumerate(GRADES)
+        ),
+        Column("seconds", FLOAT, "s", "wall time"),
+    ),
+)
+
 SCANS = Schema(
     "scans",
     (
         _CASE,
         Column("image", STRING, "", "NIfTI file or DICOM folder, relative to the table's folder"),
         Column("patient", STRING, "", "the patient; default: the case"),
+        Column("annotation", STRING, "", "JSON file or folder of them, relative to the table's folder; default: none"),
+        Column("split", STRING, "", "part of a published split: train, validation, test; default: none"),
     ),
     required=("case", "image"),
 )
@@ -408,7 +449,7 @@ SCAN_RESULTS = Schema(
 
 ALL = (
     SCANS, SERIES, CASES, ANNOTATIONS, FOLDS, CURVES, CASE_STATUS, VERTEBRAE, MASK_VERTEBRAE, PREDICTIONS, MATCHES,
-    CURVE_ERRORS, METRICS, SUMMARY, EXPERT_CASES, SCAN_RESULTS,
+    CURVE_ERRORS, METRICS, SUMMARY, EXPERT_CASES, SCAN_RESULTS, CHECKS,
 )  # fmt: skip
 
 

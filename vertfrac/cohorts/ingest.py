@@ -6,7 +6,7 @@ memory, and two tables. A case that cannot be used keeps its row, with status an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,13 @@ import numpy as np
 import pandas as pd
 
 from vertfrac import tables
+from vertfrac.cohorts.checks import Finding, check_case
 from vertfrac.cohorts.sources import Scan
-from vertfrac.errors import AnnotationError, CohortError, ExcludedError, VertfracError
+from vertfrac.errors import AnnotationError, CohortError, ExcludedError, GeometryError, VertfracError
 from vertfrac.genant import genant_index
-from vertfrac.geometry.grid import Grid
 from vertfrac.geometry.keypoints import heights
 from vertfrac.geometry.spine import annotated_spine
-from vertfrac.imaging import write_nifti
+from vertfrac.imaging import Image, write_nifti
 
 
 def ingest(scans: Sequence[Scan], out: Path) -> pd.DataFrame:
@@ -43,10 +43,9 @@ def _ingest_case(scan: Scan, out: Path) -> tuple[dict[str, Any], pd.DataFrame]:
     row: dict[str, Any] = {"case": scan.case, "patient": scan.patient, "source": scan.source, "split": scan.split}
     try:
         image, annotations = scan.read()
-        spacing = image.grid.spacing_mm
-        row |= {"slices": image.grid.shape[2], "warnings": "; ".join(image.warnings)}
-        row |= {f"spacing_{axis}": float(mm) for axis, mm in zip("xyz", spacing, strict=True)}
-        row |= _check_annotations(annotations, image.grid)
+        row |= image_facts(image)
+        findings = check_case(annotations, image)
+        row |= annotation_facts(annotations, findings, image.warnings, scan.annotated_in or scan.source)
         name = f"{scan.case}.nii"
         write_nifti(out / name, image)
         return row | {"image": name, "status": "ok", "reason": ""}, annotations
@@ -55,27 +54,44 @@ def _ingest_case(scan: Scan, out: Path) -> tuple[dict[str, Any], pd.DataFrame]:
         return row | {"image": "", "status": status, "reason": str(error)}, tables.ANNOTATIONS.frame([])
 
 
-def _check_annotations(annotations: pd.DataFrame, grid: Grid) -> dict[str, Any]:
-    """Facts about a case's annotations; AnnotationError says what is wrong with them."""
+def image_facts(image: Image) -> dict[str, Any]:
+    """The columns of CASES that the image alone decides."""
+    spacing = zip("xyz", image.grid.spacing_mm.tolist(), strict=True)
+    facts = {f"spacing_{axis}": mm for axis, mm in spacing}
+    return {**facts, "slices": image.grid.shape[2], "warnings": "; ".join(image.warnings)}
+
+
+def annotation_facts(
+    annotations: pd.DataFrame, findings: Mapping[str, Sequence[Finding]], image_warnings: Sequence[str], where: str
+) -> dict[str, Any]:
+    """The columns of CASES that the annotation decides, warnings included.
+
+    findings : by expert, of ``check_case``. where : the file that holds the annotation. Raises AnnotationError with
+    what is wrong with it, ExcludedError if it holds too little to train on.
+    """
     if annotations.empty:
-        raise ExcludedError("no annotation, expected at least two vertebrae")
+        raise ExcludedError(f"{where}: no annotation, expected at least two vertebrae")
     if (annotations.groupby("expert").size() == 1).all():
-        raise ExcludedError("one annotated vertebra, expected at least two, between which the curve runs")
+        raise ExcludedError(f"{where}: one annotated vertebra, expected at least two, between which the curve runs")
+    for expert, found in findings.items():
+        errors = [finding.message for finding in found if finding.severity == "error"]
+        if errors:
+            raise AnnotationError(f"{where}: annotation of {expert}: {'; '.join(errors)}")
     smallest, most = np.inf, 0
     for expert, rows in annotations.groupby("expert"):
         keypoints = tables.keypoints_of(rows)
-        if not np.isfinite(keypoints).all():
-            raise AnnotationError(f"annotation of {expert} holds a missing or infinite coordinate")
-        depth = grid.distance_inside_mm(keypoints).min(axis=1)
-        if (depth < 0).any():
-            worst = rows["vertebra"].iloc[int(depth.argmin())]
-            raise AnnotationError(
-                f"annotation of {expert}: vertebra {worst} lies {-depth.min():.1f} mm outside the image, "
-                "expected inside"
-            )
-        annotated_spine(keypoints)
+        try:
+            annotated_spine(keypoints)
+        except GeometryError as error:
+            raise AnnotationError(f"{where}: annotation of {expert}: {error}") from error
         smallest, most = min(smallest, float(genant_index(heights(keypoints)).min())), max(most, len(rows))
-    return {"vertebrae": most, "experts": annotations["expert"].nunique(), "smallest_genant": smallest}
+    warnings = [*image_warnings, *(f"{expert}: {finding}" for expert, found in findings.items() for finding in found)]
+    return {
+        "vertebrae": most,
+        "experts": annotations["expert"].nunique(),
+        "smallest_genant": smallest,
+        "warnings": "; ".join(warnings),
+    }
 
 
 def merge(shards: Sequence[Path], out: Path) -> pd.DataFrame:

@@ -1,45 +1,285 @@
-"""Scans and annotations in two tables: ``cases.csv`` and ``annotations.csv`` in one folder.
+"""Scans of one's own: a folder or a table of NIfTI files and DICOM folders, annotated in tables or JSON files.
 
-``cases.csv`` (SCANS) lists case and image, a NIfTI file or a folder of one DICOM series, and optionally the patient.
-``annotations.csv`` (ANNOTATIONS) has one row per vertebra and expert with its six keypoints in world RAS mm.
+``docs/cohorts/nifti.md`` describes all forms with examples. In short: a folder lists its scans in ``cases.csv``
+(SCANS), or every scan that lies in it is a case; a table (SCANS) lists scans that lie anywhere. Annotations are one
+table (ANNOTATIONS) or JSON files per case, in our own form (``annotation_json``) or 3D Slicer's (``markups``).
 """
 
 from __future__ import annotations
 
+import difflib
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from vertfrac import tables
+from vertfrac.cohorts.annotation_json import read_annotation
+from vertfrac.cohorts.markups import ENDING as MARKUPS
+from vertfrac.cohorts.markups import read_markups
 from vertfrac.cohorts.sources import Scan
-from vertfrac.errors import AnnotationError, TableError
-from vertfrac.imaging import Image, read_image
+from vertfrac.errors import AnnotationError, CohortError, ImageError, TableError
+from vertfrac.imaging import Image, case_name, read_image
+
+CASES_TABLE = "cases.csv"
+ANNOTATIONS = ("annotations.csv", "annotations.parquet", "annotations")
+"""What is looked for beside the scans where the configuration names no annotations; the last one is a folder."""
+
+SPLITS = ("train", "validation", "test")
+
+_NIFTI = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
+_MASK_WORDS = {"seg", "dseg", "segmentation", "msk", "mask", "masks", "label", "labels", "labelmap"}
+_NO_DICOM = {".nii", ".gz", ".json", ".csv", ".tsv", ".parquet", ".txt", ".md", ".png", ".jpg", ".zip", ".nrrd", ".xml"}
+
+ReadRows = Callable[[], pd.DataFrame]
 
 
-def scans(folder: str) -> list[Scan]:
-    """The cases of a folder; raises TableError or AnnotationError where its tables themselves are wrong."""
-    here = Path(folder)
-    listed = tables.read_table(here / "cases.csv", tables.SCANS)
-    annotations = tables.read_table(here / "annotations.csv", tables.ANNOTATIONS)
+@dataclass(frozen=True)
+class _Listed:
+    """One scan as it was found: image None where a table has none."""
+
+    case: str
+    image: Path | None
+    patient: str
+    annotation: Path | None = None
+    split: str = ""
+
+
+@dataclass(frozen=True)
+class _Annotated:
+    """Where a case's annotation is, and how it is read. files : what reading depends on, existing or not."""
+
+    source: str
+    files: tuple[Path, ...]
+    read: ReadRows
+
+
+def scans(folder: str | None = None, table: str | None = None, annotations: str | None = None) -> list[Scan]:
+    """The cases of a folder or of a table; see ``config.NiftiCohort``.
+
+    Raises CohortError, TableError or AnnotationError where the folder or a table itself is wrong.
+    """
+    if table is not None:
+        listing, here = Path(table), Path(table).parent
+    else:
+        here = Path(folder or "")
+        listing = here / CASES_TABLE
+    if table is not None or listing.is_file():
+        listed = _listed_in(listing)
+    else:
+        listed = list(_found_in(here))
+        listing = here
+    annotated = _annotations(here, annotations, listing, {one.case for one in listed})
+    return [_scan(one, listing, annotated) for one in listed]
+
+
+def left_out(folder: str | None = None, table: str | None = None, annotations: str | None = None) -> list[str]:
+    """The files of a folder without cases.csv that are no case because their names say that they are masks."""
+    if folder is None or (Path(folder) / CASES_TABLE).is_file():
+        return []
+    files = [path for path in _images_in(Path(folder)) if not path.is_dir() and is_mask(path.name)]
+    return [f"{path}: no case, since its name says that it is a mask" for path in files]
+
+
+def is_mask(name: str) -> bool:
+    """Whether a file's name says that it is a segmentation: ``*_seg``, ``*-mask2``, ``sub-1_seg-vert_msk``, ..."""
+    stem = _NIFTI.sub("", name).lower()
+    last = re.split(r"[_\-. ]", stem)[-1].rstrip("0123456789")
+    return last in _MASK_WORDS or any(part.startswith("seg-") for part in stem.split("_"))
+
+
+def _listed_in(path: Path) -> list[_Listed]:
+    """The rows of a table of scans."""
+    here = path.parent
+    listed = _read(path, tables.SCANS)
     if (nameless := listed["case"].isna()).any():
-        raise TableError(f"{here / 'cases.csv'}: row {nameless.argmax() + 1} has no case, expected a name")
-    unknown = set(annotations["case"]) - set(listed["case"])
-    if unknown:
-        raise AnnotationError(f"{here / 'annotations.csv'}: case {min(unknown)} is not listed in cases.csv")
-    annotations["expert"] = annotations["expert"].fillna(tables.DEFAULT_EXPERT)
-    by_case = {str(case): rows for case, rows in annotations.groupby("case", sort=False)}
+        raise TableError(f"{path}: row {nameless.argmax() + 1} has no case, expected a name")
+    strange = listed["split"].dropna()[lambda split: ~split.isin(SPLITS)]
+    if len(strange):
+        case = listed["case"][strange.index[0]]
+        raise TableError(f"{path}: split of case {case} is {strange.iloc[0]!r}, expected one of {', '.join(SPLITS)}")
     return [
-        _scan(here, case, image, patient, by_case.get(case, annotations[:0]))
-        for case, image, patient in zip(
-            listed["case"], listed["image"], listed["patient"].fillna(listed["case"]), strict=True
+        _Listed(
+            row.case,
+            None if pd.isna(row.image) else here / row.image,
+            row.case if pd.isna(row.patient) else row.patient,
+            None if pd.isna(row.annotation) else here / row.annotation,
+            "" if pd.isna(row.split) else row.split,
         )
+        for row in listed.itertuples()
     ]
 
 
-def _scan(folder: Path, case: str, image: str, patient: str, annotations: pd.DataFrame) -> Scan:
-    path = folder / image
+def _read(path: Path, schema: tables.Schema) -> pd.DataFrame:
+    """A table of the user's. Columns of no meaning here are fine, but one that looks like a misspelled one is not."""
+    data = tables.read_table(path, schema)
+    absent = [column.name for column in schema.columns if data[column.name].isna().all()]
+    known = {column.name for column in schema.columns}
+    for name in _column_names(path):
+        if name not in known and (meant := difflib.get_close_matches(name.lower(), absent, n=1, cutoff=0.8)):
+            raise TableError(f"{path}: unknown column {name!r}, expected {meant[0]!r} or a name unlike it")
+    return data
+
+
+def _column_names(path: Path) -> list[str]:
+    if path.suffix == ".csv":
+        return [str(name) for name in pd.read_csv(path, nrows=0).columns]
+    import pyarrow.parquet as pq
+
+    return [str(name) for name in pq.read_schema(path).names]
+
+
+def _found_in(folder: Path) -> Iterator[_Listed]:
+    """Every scan of a folder without a table, named by its path in the folder."""
+    if not folder.is_dir():
+        raise CohortError(f"{folder}: no such folder, expected scans, with {CASES_TABLE} or without")
+    found = [path for path in _images_in(folder) if path.is_dir() or not is_mask(path.name)]
+    if not found:
+        raise CohortError(
+            f"{folder}: holds neither {CASES_TABLE} nor a scan, expected .nii or .nii.gz files or DICOM folders"
+        )
+    for path in found:
+        name = path.name if path == folder else "_".join(path.relative_to(folder).parts)
+        case = case_name(name)
+        yield _Listed(case, path, case)
+
+
+def _images_in(folder: Path) -> Iterator[Path]:
+    """NIfTI files at any depth, and the folders that hold DICOM files; below one of these nothing is looked for."""
+    for here, below, files in os.walk(folder):
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        names = sorted(name for name in files if not name.startswith("."))
+        if any(_is_dicom(Path(here) / name) for name in names):
+            below.clear()
+            yield Path(here)
+        yield from (Path(here) / name for name in names if _NIFTI.search(name))
+
+
+def _is_dicom(path: Path) -> bool:
+    if path.suffix.lower() in _NO_DICOM:
+        return False
+    if path.suffix.lower() == ".dcm":
+        return True
+    try:
+        with path.open("rb") as stream:
+            return stream.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def _annotations(here: Path, named: str | None, listing: Path, cases: set[str]) -> Callable[[str], _Annotated]:
+    """What finds the annotation of a case. here : where to look if the configuration names none."""
+    if named is not None:
+        path = Path(named)
+        if not path.exists():
+            raise AnnotationError(f"{path}: no such file or folder, expected a table of annotations or JSON files")
+    else:
+        path = next((here / name for name in ANNOTATIONS if (here / name).exists()), here)
+    if named is None and path == here:
+        looked_for = ", ".join(ANNOTATIONS)
+        nothing = tables.ANNOTATIONS.frame([])
+        return lambda case: _Annotated(
+            f"{here} (looked for {looked_for})", tuple(here / name for name in ANNOTATIONS), lambda: nothing
+        )
+    if path.is_dir():
+        _check_all_known(path, listing, cases)
+        return lambda case: _of_files(path, case)
+    data = _read(path, tables.ANNOTATIONS)
+    if (nameless := data["case"].isna()).any():
+        raise TableError(f"{path}: row {nameless.argmax() + 1} has no case, expected a name")
+    unknown = set(data["case"]) - cases
+    if unknown:
+        raise AnnotationError(f"{path}: case {min(unknown)} is not listed in {listing.name}")
+    data["expert"] = data["expert"].fillna(tables.DEFAULT_EXPERT)
+    by_case = dict(iter(data.groupby("case", sort=False)))
+    return lambda case: _Annotated(str(path), (path,), lambda: by_case.get(case, data[:0]))
+
+
+def _check_all_known(folder: Path, listing: Path, cases: set[str]) -> None:
+    """Refuse a folder of JSON files one of which is of no case, since a misspelled name would lose an annotation."""
+    for path in sorted(folder.iterdir()):
+        name = path.name.removesuffix(MARKUPS).removesuffix(".json")
+        if (path.suffix == ".json" or path.is_dir()) and not path.name.startswith(".") and name not in cases:
+            raise AnnotationError(f"{path}: annotation of case {name}, which is not among the scans of {listing}")
+
+
+def _of_files(folder: Path, case: str) -> _Annotated:
+    """The annotation of a case in a folder of JSON files: CASE.json, CASE.mrk.json or a folder CASE."""
+    candidates = [folder / f"{case}.json", folder / f"{case}{MARKUPS}", folder / case]
+    found = [path for path in candidates if path.exists()]
+    if len(found) > 1:
+
+        def refuse() -> pd.DataFrame:
+            raise AnnotationError(f"{found[0]}: {found[1].name} holds an annotation of case {case} too, expected one")
+
+        return _Annotated(str(found[0]), tuple(found), refuse)
+    if not found:
+        nothing = tables.ANNOTATIONS.frame([])
+        return _Annotated(f"{folder} (no {candidates[0].name} or {candidates[1].name})", (), lambda: nothing)
+    return _of_path(found[0], case)
+
+
+def _of_path(path: Path, case: str) -> _Annotated:
+    """The annotation of a case in a file, or in a folder of files that together are one."""
+    if not path.is_dir():
+        return _Annotated(str(path), (path,), lambda: _read_file(path, case))
+    files = tuple(sorted(path.rglob("*.json")))
+    return _Annotated(str(path), files, lambda: _read_folder(path, case))
+
+
+def _read_file(path: Path, case: str) -> pd.DataFrame:
+    if not path.is_file():
+        raise AnnotationError(f"{path}: no such file, expected the annotation of case {case}")
+    if path.name.endswith(MARKUPS):
+        return read_markups([path], case)
+    if path.suffix != ".json":
+        raise AnnotationError(f"{path}: expected a file that ends in .json or {MARKUPS}, or a folder of them")
+    return read_annotation(path, case)
+
+
+def _read_folder(folder: Path, case: str) -> pd.DataFrame:
+    """Markups files in the folder are of one expert; those in a folder below it of the expert that it is named for."""
+    by_expert = {tables.DEFAULT_EXPERT: folder} | {
+        path.name: path for path in sorted(folder.iterdir()) if path.is_dir()
+    }
+    rows = []
+    for expert, place in by_expert.items():
+        own = sorted(place.glob("*.json"))
+        markups = [path for path in own if path.name.endswith(MARKUPS)]
+        if markups:
+            rows.append(read_markups(markups, case, expert))
+        rows += [read_annotation(path, case) for path in own if path not in markups]
+    found = pd.concat(rows) if rows else tables.ANNOTATIONS.frame([])
+    twice = found[["expert", "vertebra"]].duplicated()
+    if twice.any():
+        expert = found["expert"][twice.to_numpy()].iloc[0]
+        raise AnnotationError(f"{folder}: several of its files are of the expert {expert}, expected one")
+    return found.reset_index(drop=True)
+
+
+def _scan(one: _Listed, listing: Path, annotated: Callable[[str], _Annotated]) -> Scan:
+    image = one.image
+    annotation = _of_path(one.annotation, one.case) if one.annotation is not None else annotated(one.case)
 
     def read() -> tuple[Image, pd.DataFrame]:
-        return read_image(path), annotations
+        if image is None:
+            raise ImageError(f"{listing}: case {one.case} has no image, expected a NIfTI file or a DICOM folder")
+        return read_image(image), annotation.read()
 
-    return Scan(case, patient, str(path), (folder / "cases.csv", folder / "annotations.csv", path), read)
+    return Scan(
+        one.case,
+        one.patient,
+        str(image or listing),
+        _watched(listing, image, annotation.files),
+        read,
+        one.split,
+        annotation.source,
+    )
+
+
+def _watched(listing: Path, image: Path | None, annotations: Iterable[Path]) -> tuple[Path, ...]:
+    own = [listing] if listing.suffix else []  # a folder's own date changes with anything that is written into it
+    return (*own, *annotations, *([image] if image else []))

@@ -29,6 +29,7 @@ class Scan:
     read : returns the image in canonical order and its annotation, rows of ANNOTATIONS, none if there is none;
         raises a VertfracError that names the file, what was found and what was expected.
     split : the part of a published split, train, validation or test; "" where there is no such split.
+    annotated_in : the file or folder that holds the annotation, for people to find it; "" where that is ``source``.
     """
 
     case: str
@@ -37,6 +38,7 @@ class Scan:
     files: tuple[Path, ...]
     read: Callable[[], tuple[Image, pd.DataFrame]]
     split: str = ""
+    annotated_in: str = ""
 
 
 def list_scans(kind: str, settings: Mapping[str, Any]) -> list[Scan]:
@@ -52,3 +54,10 @@ def list_scans(kind: str, settings: Mapping[str, Any]) -> list[Scan]:
     if not scans:
         raise CohortError(f"cohort of kind {kind}: found no case, expected at least one ({dict(settings)})")
     return sorted(scans, key=lambda scan: scan.case)
+
+
+def left_out(kind: str, settings: Mapping[str, Any]) -> list[str]:
+    """What an adapter found and did not take for a case, one line each; empty where it tells nothing of the kind."""
+    tell = getattr(importlib.import_module(f"{__package__}.{kind}"), "left_out", None)
+    lines: list[str] = tell(**settings) if tell else []
+    return lines

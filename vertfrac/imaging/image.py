@@ -33,6 +33,7 @@ class Image:
     grid : ties the indices of ``hu`` to world RAS+ mm.
     source : the file or folder it was read from, or the name of what made it.
     warnings : what a reader had to assume or mend, one sentence each.
+    stored_axes : where the array axes pointed to in the file, such as "LPS"; "" where it was never a file.
 
     Raises ImageError if ``hu`` does not have the shape of ``grid``.
     """
@@ -41,6 +42,7 @@ class Image:
     grid: Grid
     source: str
     warnings: tuple[str, ...] = ()
+    stored_axes: str = ""
 
     def __post_init__(self) -> None:
         if self.hu.shape != self.grid.shape:
@@ -99,7 +101,10 @@ def canonical(image: Image) -> Image:
     if any(stride < 0 for stride in hu.strides):
         hu = hu.copy(order="K")  # torch.from_numpy takes no negative strides
     return replace(
-        image, hu=hu, grid=Grid(hu.shape, world_from_index @ orientations.inv_ornt_aff(ornt, image.hu.shape))
+        image,
+        hu=hu,
+        grid=Grid(hu.shape, world_from_index @ orientations.inv_ornt_aff(ornt, image.hu.shape)),
+        stored_axes=image.stored_axes or "".join(orientations.ornt2axcodes(ornt)),
     )
 
 

@@ -105,11 +105,11 @@ def draw_overlay(
         color=INK, size=size_pt, weight="bold", va="center", parse_math=False,
     )  # fmt: skip
 
-    _show(sheet.straight, slice_hu, None)
+    show_hu(sheet.straight, slice_hu, None)
     sheet.straight.set_xlim(-0.5, geometry.columns - 0.5)
     sheet.straight.set_ylim(geometry.rows - 0.5, -0.5)
     _caption(sheet.straight, "straightened slice")
-    _show(sheet.sagittal, view.hu, view.extent)
+    show_hu(sheet.sagittal, view.hu, view.extent)
     sheet.sagittal.set_xlim(view.extent[:2])
     sheet.sagittal.set_ylim(view.extent[2:])
     _caption(sheet.sagittal, "sagittal, following the spine" + (" (cropped)" if view.cropped else ""))
@@ -206,7 +206,8 @@ def _index_text(index: float, grade: int) -> str:
     return next((text for text in texts if grade_of(float(text)) == grade), texts[0])
 
 
-def _show(axes: Axes, hu: NDArray[Any], extent: tuple[float, float, float, float] | None) -> None:
+def show_hu(axes: Axes, hu: NDArray[Any], extent: tuple[float, float, float, float] | None) -> None:
+    """Show a sagittal picture in HU with the letters of its sides; extent as in SagittalView, None for pixels."""
     low, high = WINDOW_HU
     axes.imshow(hu, cmap="gray", vmin=low, vmax=high, extent=extent, aspect="auto", interpolation="bilinear")
     for letter, x, y in (("A", 0, 0.5), ("P", 1, 0.5), ("S", 0.5, 1), ("I", 0.5, 0)):

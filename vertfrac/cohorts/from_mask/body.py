@@ -261,7 +261,7 @@ class _Section:
         return s0 - slope * a0, slope
 
     def _rim(self, ahead: Floats, edge: Floats, side: float) -> tuple[Floats, float]:
-        """Polynomial (3,) of an endplate's outer part, the rounded rim left out, and the spread of its residuals, mm."""
+        """Polynomial (3,) of an endplate's part inside the rounded rim, and the spread of its residuals, mm."""
         inwards = (self.front - ahead) if side > 0 else (ahead - self.back)
         part = (inwards >= self.margin_mm) & (inwards <= 0.5 * self.depth_mm)
         if part.sum() < 5:

@@ -14,6 +14,7 @@ from vertfrac.cohorts.phantom.generate import (
     write_image,
     write_phantoms,
 )
+from vertfrac.cohorts.phantom.source import scans
 
 __all__ = [
     "Column",
@@ -23,6 +24,7 @@ __all__ = [
     "make_masks",
     "make_phantom",
     "random_column",
+    "scans",
     "write_image",
     "write_phantoms",
 ]

@@ -1,0 +1,159 @@
+"""Our own JSON form of an annotation: one file per case, named keypoints in world RAS mm.
+
+The pydantic models here are the definition; ``docs/annotation.schema.json`` is exported from them
+(``vertfrac cohort schema``), for other programs to check what they write.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pandas as pd
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+
+from vertfrac import tables
+from vertfrac.cohorts.levels import LEVELS, parse_level
+from vertfrac.errors import AnnotationError, TableError
+from vertfrac.files import read_json, write_json
+from vertfrac.geometry.keypoints import KEYPOINTS
+
+FORMAT = "vertfrac-annotation/1"
+
+
+def _known_level(text: str) -> str:
+    level = parse_level(text)
+    if level is None:
+        raise ValueError(f"expected a level from {LEVELS[0]} to {LEVELS[-1]}, found {text!r}")
+    return level
+
+
+Point = Annotated[
+    tuple[FiniteFloat, FiniteFloat, FiniteFloat], Field(description="x to the right, y to anterior, z to superior, mm")
+]
+Level = Annotated[
+    str,
+    Field(
+        pattern=r"^(C[1-7]|(T|Th|D)(0?[1-9]|1[0-3])|L[1-6])$",
+        description="anatomical level, such as C7, T12 (Th12 and D12 are taken too) or L1",
+    ),
+    AfterValidator(_known_level),
+]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Keypoints(_Part):
+    """The ends of the anterior, the middle and the posterior height of a vertebral body, all in one plane."""
+
+    anterior_superior: Point
+    anterior_inferior: Point
+    middle_superior: Point
+    middle_inferior: Point
+    posterior_superior: Point
+    posterior_inferior: Point
+
+
+class Vertebra(_Part):
+    """One vertebra as one expert marked it."""
+
+    level: Level | None = Field(None, description="left out or null where unknown")
+    keypoints: Keypoints
+
+
+class Annotation(_Part):
+    """The annotation of one CT scan by one expert or several."""
+
+    format: Literal["vertfrac-annotation/1"] = Field(description="this format and its version")
+    case: str = Field(min_length=1, description="name of the case")
+    frame: Literal["RAS"] = Field("RAS", description="of all points: world coordinates to right, anterior, superior")
+    unit: Literal["mm"] = Field("mm", description="of all points")
+    experts: dict[Annotated[str, Field(min_length=1)], list[Vertebra]] = Field(
+        min_length=1, description="expert -> the vertebrae that this expert marked, in any order"
+    )
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of a file, as published in ``docs/annotation.schema.json``."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Annotation.model_json_schema()}
+
+
+def read_annotation(path: Path, case: str) -> pd.DataFrame:
+    """The rows of ANNOTATIONS of one file; AnnotationError names the file, what was found and what was expected."""
+    try:
+        content = read_json(path)
+    except TableError as error:
+        raise AnnotationError(str(error)) from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        found = f"format {content.get('format')!r}" if isinstance(content, dict) else f"a {type(content).__name__}"
+        raise AnnotationError(f'{path}: found {found}, expected an object with "format": "{FORMAT}"')
+    try:
+        annotation = Annotation.model_validate(content)
+    except ValidationError as error:
+        raise AnnotationError(f"{path}: {_first_problem(error)}") from error
+    if annotation.case != case:
+        raise AnnotationError(f"{path}: holds the annotation of case {annotation.case!r}, expected that of {case!r}")
+    return annotation_rows(
+        case,
+        [
+            (expert, vertebra.level or "", [getattr(vertebra.keypoints, name) for name in KEYPOINTS])
+            for expert, vertebrae in annotation.experts.items()
+            for vertebra in vertebrae
+        ],
+    )
+
+
+def annotation_rows(case: str, vertebrae: Iterable[tuple[str, str, Any]]) -> pd.DataFrame:
+    """Rows of ANNOTATIONS, numbered from the superior end for each expert.
+
+    vertebrae : of each the expert, the level ("" if unknown) and the keypoints (6, 3), world RAS mm. Levels decide the
+    order where all have one, since a kyphosis may put L1 beside T12; else the height of the body centre.
+    """
+    by_expert: dict[str, list[tuple[str, Any]]] = {}
+    for expert, level, keypoints in vertebrae:
+        by_expert.setdefault(expert, []).append((level, keypoints))
+    rows: list[dict[str, Any]] = []
+    for expert, found in by_expert.items():
+        if all(level for level, _ in found):
+            found.sort(key=lambda item: LEVELS.index(item[0]))
+        else:
+            found.sort(key=lambda item: -(item[1][2][2] + item[1][3][2]))
+        for number, (level, keypoints) in enumerate(found, start=1):
+            row = {"case": case, "expert": expert, "vertebra": number, "level": level}
+            rows.append({**row, **tables.keypoint_values(keypoints)})
+    return tables.ANNOTATIONS.frame(rows)
+
+
+def write_annotation(path: Path | str, annotations: pd.DataFrame) -> None:
+    """Write rows of ANNOTATIONS of one case; AnnotationError if they are of several cases or of none."""
+    cases = list(annotations["case"].unique())
+    if len(cases) != 1:
+        raise AnnotationError(f"{path}: rows of {len(cases)} cases, expected those of one")
+    experts: dict[str, list[dict[str, Any]]] = {}
+    for (expert, level), points in zip(
+        annotations[["expert", "level"]].itertuples(index=False), tables.keypoints_of(annotations), strict=True
+    ):
+        vertebra = {} if pd.isna(level) or not level else {"level": level}
+        keypoints = dict(zip(KEYPOINTS, points.tolist(), strict=True))
+        experts.setdefault(str(expert), []).append({**vertebra, "keypoints": keypoints})
+    content = {"format": FORMAT, "case": cases[0], "frame": "RAS", "unit": "mm", "experts": experts}
+    try:
+        Annotation.model_validate(content)
+    except ValidationError as error:
+        raise AnnotationError(f"{path}: cannot be written, {_first_problem(error)}") from error
+    write_json(path, content)
+
+
+def _first_problem(error: ValidationError) -> str:
+    """Path of the first wrong value, what is wrong with it, and how many more there are."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    found = json.dumps(first["input"], default=str)
+    shown = "" if first["type"] in ("missing", "value_error") else f", found {found[:60]}"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"{where}: {message}{shown}{more}"

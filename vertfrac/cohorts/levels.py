@@ -1,0 +1,31 @@
+"""Anatomical levels: their names, their order, and what people write for them."""
+
+from __future__ import annotations
+
+import re
+
+LEVELS: tuple[str, ...] = (
+    *(f"C{n}" for n in range(1, 8)),
+    *(f"T{n}" for n in range(1, 14)),
+    *(f"L{n}" for n in range(1, 7)),
+)
+"""From superior to inferior; T13 and L6 occur as variants."""
+
+_SPELLED = re.compile(r"(C|T|Th|D|L)0?(\d{1,2})", re.IGNORECASE)
+
+
+def parse_level(text: str) -> str | None:
+    """The level that a text names: "T7" for T7, Th7, th07 and D7 (dorsal); None if it names none."""
+    match = _SPELLED.fullmatch(text.strip())
+    if match is None:
+        return None
+    region = {"C": "C", "L": "L"}.get(match[1][0].upper(), "T")
+    level = f"{region}{int(match[2])}"
+    return level if level in LEVELS else None
+
+
+def place(level: str) -> float:
+    """Where a level is in a column without variants: C1 is 1, T1 8, L1 20; T13 lies between T12 and L1."""
+    if level == "T13":
+        return 19.5
+    return {"C": 0, "T": 7, "L": 19}[level[0]] + float(level[1:])
