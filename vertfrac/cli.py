@@ -132,8 +132,9 @@ def phantom(cases: int, seed: int, out: Path, layout: str, labels: bool, shard: 
     elif labels:
         raise click.UsageError(f"--labels goes with --layout nifti, found {layout}")
     else:
-        year = 2020 if layout == "lungcancer500-2020" else 2022
-        write_lungcancer500(out, cases=cases, seed=seed, shard=shard, year=year)
+        write_lungcancer500(
+            out, cases=cases, seed=seed, shard=shard, year=2020 if layout == "lungcancer500-2020" else 2022
+        )
 
 
 @main.command()
