@@ -146,8 +146,9 @@ def phantom(
     else:
         from vertfrac.cohorts.phantom.lungcancer500 import write_lungcancer500
 
-        year = 2020 if layout == "lungcancer500-2020" else 2022
-        write_lungcancer500(out, cases=cases, seed=seed, shard=shard, year=year)
+        write_lungcancer500(
+            out, cases=cases, seed=seed, shard=shard, year=2020 if layout == "lungcancer500-2020" else 2022
+        )
 
 
 @main.command()

@@ -15,6 +15,7 @@ from vertfrac.imaging.image import Image
 
 if TYPE_CHECKING:
     from pydicom.dataset import FileDataset
+    from pydicom.uid import UID
 
 RESCALE_INTERCEPT = -1024
 _AXIAL_TOLERANCE = 1e-5  # of the image's axes from the patient's
@@ -63,7 +64,7 @@ def write_dicom(
             one.SliceThickness = _decimal(slices)
             one.ImagePositionPatient = [_decimal(-x), _decimal(-y), _decimal(z - slices * number)]
             one.save_as(temporary / name, enforce_file_format=True)
-    return _uid(seed, "series"), Grid((voxels.shape[0], voxels.shape[1], voxels.shape[2]), world_from_voxel)
+    return str(_uid(seed, "series")), Grid((voxels.shape[0], voxels.shape[1], voxels.shape[2]), world_from_voxel)
 
 
 def _slice(pixels: np.ndarray, number: int, patient: str, seed: Sequence[str]) -> FileDataset:
@@ -117,10 +118,10 @@ def _slice(pixels: np.ndarray, number: int, patient: str, seed: Sequence[str]) -
     return one
 
 
-def _uid(seed: Sequence[str], what: str) -> str:
+def _uid(seed: Sequence[str], what: str) -> UID:
     from pydicom.uid import generate_uid
 
-    return str(generate_uid(entropy_srcs=[*seed, what]))
+    return generate_uid(entropy_srcs=[*seed, what])
 
 
 def _decimal(value: float) -> str:
