@@ -36,7 +36,7 @@ Point = Annotated[
 Level = Annotated[
     str,
     Field(
-        pattern=r"^(C[1-7]|(T|Th|D)(0?[1-9]|1[0-3])|L[1-6])$",
+        pattern=r"^(C[1-7]|(T|Th|D)([1-9]|1[0-3])|L[1-6])$",
         description="anatomical level, such as C7, T12 (Th12 and D12 are taken too) or L1",
     ),
     AfterValidator(_known_level),

@@ -73,10 +73,10 @@ def annotation_facts(
         raise ExcludedError(f"{where}: no annotation, expected at least two vertebrae")
     if (annotations.groupby("expert").size() == 1).all():
         raise ExcludedError(f"{where}: one annotated vertebra, expected at least two, between which the curve runs")
-    for expert, found in findings.items():
+    for name, found in findings.items():
         errors = [finding.message for finding in found if finding.severity == "error"]
         if errors:
-            raise AnnotationError(f"{where}: annotation of {expert}: {'; '.join(errors)}")
+            raise AnnotationError(f"{where}: annotation of {name}: {'; '.join(errors)}")
     smallest, most = np.inf, 0
     for expert, rows in annotations.groupby("expert"):
         keypoints = tables.keypoints_of(rows)
@@ -85,7 +85,7 @@ def annotation_facts(
         except GeometryError as error:
             raise AnnotationError(f"{where}: annotation of {expert}: {error}") from error
         smallest, most = min(smallest, float(genant_index(heights(keypoints)).min())), max(most, len(rows))
-    warnings = [*image_warnings, *(f"{expert}: {finding}" for expert, found in findings.items() for finding in found)]
+    warnings = [*image_warnings, *(f"{who}: {finding}" for who, found in findings.items() for finding in found)]
     return {
         "vertebrae": most,
         "experts": annotations["expert"].nunique(),

@@ -40,7 +40,7 @@ _RAS_FROM: dict[str, Floats] = {"LPS": _LPS, "RAS": _RAS, "0": _RAS, "1": _LPS}
 _MM_PER_UNIT = {"mm": 1.0, "um": 1e-3}
 _LABEL = re.compile(
     r"(?P<vertebra>[A-Za-z]*\d+)"
-    r"(?:[\s_\-./]+(?:(?P<part>anterior|ant|a|middle|mid|m|posterior|post|p)"
+    r"(?:[\s_\-./]+(?:(?P<part>anterior|ant|a|middle|mid|m|posterior|post|pos|p)"
     r"(?:[\s_\-./]*(?P<end>superior|sup|s|inferior|inf|i))?)?)?",
     re.IGNORECASE,
 )

@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -101,15 +102,16 @@ def _listed_in(path: Path) -> list[_Listed]:
     if len(strange):
         case = listed["case"][strange.index[0]]
         raise TableError(f"{path}: split of case {case} is {strange.iloc[0]!r}, expected one of {', '.join(SPLITS)}")
+    given: list[dict[Any, Any]] = listed.astype(object).where(listed.notna(), None).to_dict("records")
     return [
         _Listed(
-            row.case,
-            None if pd.isna(row.image) else here / row.image,
-            row.case if pd.isna(row.patient) else row.patient,
-            None if pd.isna(row.annotation) else here / row.annotation,
-            "" if pd.isna(row.split) else row.split,
+            row["case"],
+            None if row["image"] is None else here / row["image"],
+            row["patient"] or row["case"],
+            None if row["annotation"] is None else here / row["annotation"],
+            row["split"] or "",
         )
-        for row in listed.itertuples()
+        for row in given
     ]
 
 

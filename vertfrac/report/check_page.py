@@ -87,7 +87,7 @@ def draw_case(image: Image, annotations: pd.DataFrame) -> Figure:
 
 
 def _finite(points: Floats, names: list[str]) -> tuple[Floats, list[str]]:
-    kept = np.isfinite(points).all(axis=(1, 2))
+    kept: NDArray[np.bool_] = np.asarray(np.isfinite(points).all(axis=(1, 2)))
     return points[kept], [name for name, keep in zip(names, kept, strict=True) if keep]
 
 

@@ -150,11 +150,12 @@ def as_text(table: pd.DataFrame, others: list[str]) -> str:
         if (shown[column] == "").all():
             shown = shown.drop(columns=column)
     lines = [shown.to_string(index=False), ""]
-    for row in table.fillna({"reason": "", "findings": "", "warnings": ""}).itertuples():
-        if row.status != "ok":
-            lines.append(f"{row.status} {row.case}: {row.reason}")
-        elif row.findings or row.warnings:
-            lines.append(f"note {row.case}: {'; '.join(filter(None, (row.findings, row.warnings)))}")
+    records: list[dict[Any, Any]] = table.fillna({"reason": "", "findings": "", "warnings": ""}).to_dict("records")
+    for row in records:
+        if row["status"] != "ok":
+            lines.append(f"{row['status']} {row['case']}: {row['reason']}")
+        elif row["findings"] or row["warnings"]:
+            lines.append(f"note {row['case']}: {'; '.join(filter(None, (row['findings'], row['warnings'])))}")
     return "\n".join([*lines, *(f"left out {line}" for line in others), totals(table)])
 
 
