@@ -227,7 +227,7 @@ def _canonical_labels(path: Path) -> Image:
 
 
 def _why(vertebra: MaskVertebra) -> str:
-    reason = NO_BODY.get(vertebra.level) or vertebra.reason
+    reason = NO_BODY.get(vertebra.level) or vertebra.reason.replace("; ", ", ")  # "; " parts the remarks of a case
     return f"{vertebra.level} ({reason})"
 
 
