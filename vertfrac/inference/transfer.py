@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from vertfrac import tables
 from vertfrac.cohorts.ingest import usable_cases
@@ -22,7 +23,7 @@ def predict_cohort(
 
     run : the values of system and repeat. A case in which no spine is found keeps its row of status, with the reason.
     """
-    found: list[dict[Hashable, Any]] = []
+    found = [tables.VERTEBRAE.frame([])]
     points: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
     for case, image in usable_cases(cases):
@@ -33,7 +34,7 @@ def predict_cohort(
             continue
         rows.append({"case": case, "status": "ok", "reason": ""})
         points += curve_rows(case, result.spine.curve, result.spine.probability)
-        found += result.vertebrae.assign(**run, case=case).to_dict("records")
-    tables.write_table(vertebrae, tables.VERTEBRAE, found)
+        found.append(result.vertebrae.assign(**run, case=case))
+    tables.write_table(vertebrae, tables.VERTEBRAE, pd.concat(found))
     tables.write_table(curves, tables.CURVES, points)
     tables.write_table(statuses, tables.CASE_STATUS, rows)
