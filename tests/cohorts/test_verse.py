@@ -14,10 +14,11 @@ import pytest
 
 from vertfrac import tables
 from vertfrac.cohorts.folds import published_split
-from vertfrac.cohorts.from_mask import measure_mask
+from vertfrac.cohorts.from_mask import MaskVertebra, measure_mask
 from vertfrac.cohorts.phantom import make_phantom
 from vertfrac.cohorts.phantom.verse import write_verse
 from vertfrac.cohorts.sources import Scan, list_scans
+from vertfrac.cohorts.verse import adapter
 from vertfrac.cohorts.verse.centroids import check_centroids, oriented, read_centroids
 from vertfrac.cohorts.verse.files import find_series, identity
 from vertfrac.cohorts.verse.grades import level_of, read_grades
@@ -297,6 +298,28 @@ def test_keypoints_are_those_of_the_mask_and_grades_those_of_the_table(lumbar: P
     assert rows["grade"].fillna(-1).tolist() == [3, 0, -1]
     assert set(rows["expert"]) == {"mask"}
     assert "graded, but without keypoints: T9 (1)" in image.warnings
+
+
+def test_doubtful_and_outlying_vertebrae_are_left_out_with_the_reason(
+    lumbar: Path, lumbar_masks: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truth = [v.keypoints for v in lumbar_masks.vertebrae]
+    found = [
+        MaskVertebra(20, "L1", "ok", truth[0], "good"),
+        MaskVertebra(21, "L2", "ok", truth[1], "doubtful", "no closed canal"),
+        MaskVertebra(22, "L3", "ok", truth[2], "good"),
+        MaskVertebra(23, "L4", "ok", truth[2] - [0, 0, 40], "good"),
+        MaskVertebra(24, "L5", "cut", np.full((6, 3), np.nan), "", "the body reaches the edge of the image"),
+    ]
+    monkeypatch.setattr(adapter, "measure_mask", lambda *_: found)
+    image, rows = _listed(lumbar)["verse001"].read()
+    assert rows["level"].tolist() == ["L1", "L3"]
+    assert rows["vertebra"].tolist() == [1, 2]
+    for words in ("L2 (no closed canal)", "L4 (a keypoint lies outside the image)", "L5 (the body reaches the edge"):
+        assert any(f"no keypoints of {words}" in warning for warning in image.warnings)
+    image, rows = _listed(lumbar, keep_doubtful=True)["verse001"].read()
+    assert rows["level"].tolist() == ["L1", "L2", "L3"]
+    assert "doubtful keypoints of L2 (no closed canal)" in image.warnings
 
 
 def test_subregions_are_used_where_they_are(lumbar: Path, lumbar_masks: Any, save_nifti: Callable[..., Path]) -> None:

@@ -18,6 +18,7 @@ from vertfrac.cohorts.verse.centroids import check_centroids, read_centroids
 from vertfrac.cohorts.verse.files import PARTS, Series, find_series
 from vertfrac.cohorts.verse.grades import GradesOfScan, in_words, read_grades
 from vertfrac.errors import AnnotationError, CohortError, ExcludedError
+from vertfrac.geometry.grid import Grid
 from vertfrac.imaging import Image, canonical, case_name, read_image
 from vertfrac.imaging.labels import check_same_grid, read_labels
 
@@ -124,7 +125,7 @@ def _scan(
     split, remarks = series.part, []
     if part and part != split and release != series.release:
         remarks = [
-            f"part {split} of VerSe'{series.release}, but the patient is in {part} of VerSe'{release}: in no part"
+            f"{series.tree.name} is of part {split}, but the patient is in {part} of the later release: in no part"
         ]
         split = ""
     mine = graded.get(series.identity, GradesOfScan())
@@ -208,6 +209,7 @@ def _from_mask(name: str, ct: Path, series: Series, settings: _Settings) -> tupl
     except AnnotationError as error:
         where, _, what = str(error).partition(": ")
         raise AnnotationError(f"{parts.source if parts and where == 'subregions' else path}: {what}") from error
+    vertebrae = [_inside(v, mask.grid) for v in vertebrae]
     kept = [v for v in vertebrae if v.status == "ok" and (v.quality != "doubtful" or settings.keep_doubtful)]
     left_out = [_why(v) for v in vertebrae if v not in kept]
     if len(kept) < 2:
@@ -224,6 +226,13 @@ def _canonical_labels(path: Path) -> Image:
     """A label map with its index axes closest to R, A, S, as CT scans are read."""
     read = read_labels(path)
     return canonical(Image(read.labels, read.grid, read.source))
+
+
+def _inside(vertebra: MaskVertebra, grid: Grid) -> MaskVertebra:
+    """The vertebra, cut if a corner, which fits prolong beyond the mask, lies outside the image."""
+    if vertebra.status != "ok" or (grid.distance_inside_mm(vertebra.keypoints) >= 0).all():
+        return vertebra
+    return replace(vertebra, status="cut", quality="", reason="a keypoint lies outside the image")
 
 
 def _why(vertebra: MaskVertebra) -> str:
