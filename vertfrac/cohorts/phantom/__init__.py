@@ -6,7 +6,6 @@
 
 from vertfrac.cohorts.phantom.anatomy import Column, random_column
 from vertfrac.cohorts.phantom.generate import Phantom, PhantomVertebra, make_phantom, write_image, write_phantoms
-from vertfrac.cohorts.phantom.source import scans
 
 __all__ = [
     "Column",
@@ -14,7 +13,6 @@ __all__ = [
     "PhantomVertebra",
     "make_phantom",
     "random_column",
-    "scans",
     "write_image",
     "write_phantoms",
 ]
