@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from vertfrac.cohorts.checks import MIRRORS, arches, check_annotation, check_image, fit
-from vertfrac.cohorts.phantom import scans
+from vertfrac.cohorts.sources import list_scans
 from vertfrac.geometry.grid import Grid
 from vertfrac.geometry.keypoints import centers
 from vertfrac.imaging import Image
@@ -110,7 +110,7 @@ def _far_from_the_middle(image: Image, keypoints: Floats) -> float:
 @pytest.fixture(scope="module", params=[1, 4, 6], ids=["chest", "chest-2", "lumbar"])
 def phantom(request: pytest.FixtureRequest) -> tuple[Image, Floats, list[str]]:
     """A phantom, its keypoints as an expert would set them, 0.7 mm off, and their names."""
-    image, annotations = scans(cases=request.param + 1, seed=77)[-1].read()
+    image, annotations = list_scans("phantom", {"cases": request.param + 1, "seed": 77})[-1].read()
     keypoints = keypoints_of(annotations)
     noise = np.random.default_rng(request.param).normal(0, 0.7, keypoints.shape) * [0, 1, 1]
     return image, keypoints + noise, annotations["level"].tolist()

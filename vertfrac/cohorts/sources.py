@@ -43,7 +43,7 @@ class Scan:
 
 def list_scans(kind: str, settings: Mapping[str, Any]) -> list[Scan]:
     """The cases of a cohort, by name. Raises CohortError where a name is unfit or occurs twice, or there is no case."""
-    scans: list[Scan] = importlib.import_module(f"{__package__}.{kind}").scans(**settings)
+    scans: list[Scan] = _adapter(kind).scans(**settings)
     seen: dict[str, Scan] = {}
     for scan in scans:
         if not scan.case or Path(scan.case).name != scan.case or scan.case == "..":
@@ -58,6 +58,16 @@ def list_scans(kind: str, settings: Mapping[str, Any]) -> list[Scan]:
 
 def left_out(kind: str, settings: Mapping[str, Any]) -> list[str]:
     """What an adapter found and did not take for a case, one line each; empty where it tells nothing of the kind."""
-    tell = getattr(importlib.import_module(f"{__package__}.{kind}"), "left_out", None)
+    tell = getattr(_adapter(kind), "left_out", None)
     lines: list[str] = tell(**settings) if tell else []
     return lines
+
+
+def _adapter(kind: str) -> Any:
+    """The module that lists the cases of a kind.
+
+    Of phantoms it is a module of their package, which does not import it: who only makes phantoms reads no scans, and a
+    change in how scans are read does not make phantoms stale.
+    """
+    module = importlib.import_module(f"{__package__}.{kind}")
+    return module if hasattr(module, "scans") else importlib.import_module(f"{module.__name__}.source")

@@ -14,7 +14,6 @@ from vertfrac.cohorts.phantom.generate import (
     write_image,
     write_phantoms,
 )
-from vertfrac.cohorts.phantom.source import scans
 
 __all__ = [
     "Column",
@@ -24,7 +23,6 @@ __all__ = [
     "make_masks",
     "make_phantom",
     "random_column",
-    "scans",
     "write_image",
     "write_phantoms",
 ]
