@@ -26,7 +26,7 @@ _ROUNDING_MM, _ROUNDING_VOXELS = 0.5, 0.9
 """How far within a corner its mask's surface lies: by the bone's own rounded rim, and by voxels and smoothing (which
 moves the half level of a right angle inwards by half a voxel, of a sharp edge by more)."""
 _MOST_ROUNDING_MM = 2.5
-_FLAT_RIM_MM = 2.5
+_FLAT_RIM_MM = 1.8
 """With voxels of this size or more a few steps make up an endplate's outer part: too few to tell how it bends."""
 _FARTHEST_CORNER_MM = 8.0
 _DOUBTFUL_CORNER_MM = 5.0
@@ -67,7 +67,7 @@ def measure_body(field: MaskField, shadow: Shadow) -> Body:
 
 
 def _ahead(shadow: Shadow) -> Floats:
-    return np.array([0.0, 1.0, 0.0]) if shadow.canal is None else shadow.body - shadow.canal
+    return np.array([0.0, 1.0, 0.0]) if shadow.behind is None else shadow.body - shadow.behind
 
 
 def _rays(field: MaskField, frame: Frame, starts: Floats, direction: Floats, reach_mm: float) -> Floats:
@@ -129,10 +129,10 @@ def _centre(field: MaskField, frame: Frame, shadow: Shadow) -> Frame:
         raise BodyNotFoundError("no two sides of the body")
     known &= width > 0.6 * np.nanmedian(width)
     x, y = np.broadcast_to(ahead, middle.shape)[known], middle[known]
-    if shadow.canal is None:
+    if shadow.behind is None:
         offset, turn = float(np.median(y)), 0.0
     else:
-        lateral, behind, _ = frame.to_local(shadow.canal)
+        lateral, behind, _ = frame.to_local(shadow.behind)
         weight = max(1, len(x) // 2)  # the canal counts half as much as the sides: it is far off and sets the turn
         x, y = np.append(x, [behind] * weight), np.append(y, [lateral] * weight)
         offset, turn = robust_fit(polynomial(x, 1), y, tolerance_mm=0.7)[0]
@@ -261,7 +261,7 @@ class _Section:
         return s0 - slope * a0, slope
 
     def _rim(self, ahead: Floats, edge: Floats, side: float) -> tuple[Floats, float]:
-        """Polynomial (3,) of an endplate's outer part, the rounded rim left out, and the spread of its residuals, mm."""
+        """Polynomial (3,) of an endplate's outer part, without the rounded rim, and the spread of its residuals, mm."""
         inwards = (self.front - ahead) if side > 0 else (ahead - self.back)
         part = (inwards >= self.margin_mm) & (inwards <= 0.5 * self.depth_mm)
         if part.sum() < 5:

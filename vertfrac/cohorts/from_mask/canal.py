@@ -10,28 +10,29 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import binary_closing, binary_fill_holes, distance_transform_edt, label
+from scipy.ndimage import binary_closing, distance_transform_edt, label
 
 Floats = NDArray[np.float64]
 
 PIXEL_MM = 1.5
 SMALLEST_HOLE_MM2 = 60.0
-_MOST_POINTS = 12000
+_MOST_POINTS = 10000
 _TURN_DEG = 70.0
+_FEWEST_ARCH_PIXELS = 40
 
 
 @dataclass(frozen=True, eq=False)
 class Shadow:
     """A vertebra seen along a direction.
 
-    direction : (3,), unit, towards superior. canal : (3,), a point on the canal's middle line, or None where the shadow
-    has no hole. hole_mm2 : size of the hole. body : (3,), a point on the axis of the largest circle that fits into the
-    shadow in front of the canal; radius_mm : its radius. All in world RAS mm; `canal` and `body` lie level with the
-    middle of the body.
+    direction : (3,), unit, towards superior. behind : (3,), a point on the canal's middle line; where the shadow has no
+    hole, the middle of all that lies behind the body, or None if nothing does. hole_mm2 : size of the hole, 0 for none.
+    body : (3,), a point on the axis of the largest circle that fits into the shadow in front of the canal; radius_mm :
+    its radius. All in world RAS mm; `behind` and `body` lie level with the middle of the body.
     """
 
     direction: Floats
-    canal: Floats | None
+    behind: Floats | None
     hole_mm2: float
     body: Floats
     radius_mm: float
@@ -55,7 +56,7 @@ def find_shadow(points: Floats, guess: Floats, cone_deg: float, body_points: Flo
     thin = points[np.sort(chosen)]
     center = thin.mean(axis=0)
     best, best_hole = guess, 0.0
-    for step_deg, reach_deg in ((cone_deg / 4, cone_deg), (cone_deg / 10, cone_deg / 5)):
+    for step_deg, reach_deg in ((6.0, cone_deg), (2.5, 5.0)):
         for direction in _cone(best, reach_deg, step_deg):
             hole = _holes(_draw(thin - center, direction)[0])[1]
             if hole > best_hole:
@@ -74,11 +75,11 @@ def _cone(axis: Floats, reach_deg: float, step_deg: float) -> list[Floats]:
 
 def _draw(offsets: Floats, direction: Floats) -> tuple[NDArray[np.bool_], Floats]:
     """The shadow as an image (right, anterior), and where its pixel (0, 0) lies, mm."""
-    flat = offsets @ np.stack(across(direction), axis=1)
-    low = flat.min(axis=0) - 3 * PIXEL_MM
-    index = np.rint((flat - low) / PIXEL_MM).astype(int)
-    image = np.zeros(index.max(axis=0) + 4, dtype=bool)
-    image[index[:, 0], index[:, 1]] = True
+    flat = np.stack(across(direction)) @ offsets.T
+    low = flat.min(axis=1) - 3 * PIXEL_MM
+    index = ((flat - low[:, None]) / PIXEL_MM + 0.5).astype(np.intp)
+    image = np.zeros(index.max(axis=1) + 4, dtype=bool)
+    image[index[0], index[1]] = True
     return binary_closing(image, np.ones((2, 2), dtype=bool)), low
 
 
@@ -92,17 +93,17 @@ def _onto(shape: tuple[int, ...], low: Floats, offsets: Floats, direction: Float
 
 def _holes(image: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], float]:
     """The largest hole of an image and its area, mm2; nothing and 0 where it is too small for a canal."""
-    parts, count = label(binary_fill_holes(image) & ~image)
-    if count == 0:
-        return np.zeros_like(image), 0.0
-    sizes = np.bincount(parts.ravel())[1:]
+    parts, _ = label(~image)
+    sizes = np.bincount(parts.ravel())
+    sizes[[0, parts[0, 0]]] = 0  # the shadow itself, and what is around it: its edge is always empty
     area = float(sizes.max()) * PIXEL_MM**2
-    return (parts == sizes.argmax() + 1, area) if area >= SMALLEST_HOLE_MM2 else (np.zeros_like(image), 0.0)
+    return (parts == sizes.argmax(), area) if area >= SMALLEST_HOLE_MM2 else (np.zeros_like(image), 0.0)
 
 
 def _interpret(points: Floats, center: Floats, direction: Floats, body_points: Floats | None) -> Shadow:
     right, ahead = across(direction)
     image, low = _draw(points - center, direction)
+    whole = image
     hole, area = _holes(image)
     if body_points is not None:
         points = body_points
@@ -117,6 +118,10 @@ def _interpret(points: Floats, center: Floats, direction: Floats, body_points: F
     # The middle of all that is nearly as deep: the deepest pixel alone jumps along the axis of an oval.
     deep = depth >= 0.93 * depth.max()
     body, radius = pixels[deep].mean(axis=0), float(depth.max())
+    if middle is None:
+        arch = np.argwhere(whole) * PIXEL_MM + low
+        arch = arch[arch[:, 1] < body[1] - 1.3 * radius]
+        middle = arch.mean(axis=0) if len(arch) > _FEWEST_ARCH_PIXELS else None
     offsets = points - center
     flat = offsets @ np.stack([right, ahead], axis=1)
     inside = np.hypot(*(flat - body).T) < 0.6 * radius

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -59,10 +60,27 @@ def measure_mask(
     not integer or not 3D, holds no vertebra or an unknown label, or subregions of another shape or without a body.
     """
     found = _check(labels, grid, subregions)
+    if subregions is not None:
+        subregions, _ = _canonical(subregions, grid)
+    labels, grid = _canonical(labels, grid)
     boxes: list[Any] = find_objects(labels)
     crops = {number: _Crop.of(labels, grid, number, boxes[number - 1]) for number in found}
     centers = {number: crop.points.mean(axis=0) for number, crop in crops.items()}
     return [_measure(number, crops[number], centers, subregions) for number in found]
+
+
+def _canonical(array: NDArray[np.integer], grid: Grid) -> tuple[NDArray[np.integer], Grid]:
+    """The same voxels at the same places with index axes that run closest to R, A and S."""
+    along = grid.world_from_index[:3, :3] / grid.spacing_mm
+    order = max(permutations(range(3)), key=lambda axes: float(np.abs(along[range(3), list(axes)]).sum()))
+    turned = np.transpose(array, order)
+    affine = grid.world_from_index[:, [*order, 3]].copy()
+    for axis in range(3):
+        if affine[axis, axis] < 0:
+            turned = np.flip(turned, axis)
+            affine[:3, 3] += affine[:3, axis] * (turned.shape[axis] - 1)
+            affine[:3, axis] *= -1
+    return turned, Grid(turned.shape, affine)
 
 
 def _check(labels: NDArray[np.integer], grid: Grid, subregions: NDArray[np.integer] | None) -> list[int]:
@@ -195,8 +213,9 @@ def _check_size(body: Body) -> None:
 
 def _doubts(body: Body, shadow: Shadow, crop: _Crop, body_known: bool) -> list[str]:
     doubts = []
-    if shadow.canal is None:
-        doubts.append("no closed canal: the mid-sagittal plane is that of the body alone")
+    if not shadow.hole_mm2:
+        source = "body" if shadow.behind is None else "body and arch"
+        doubts.append(f"no closed canal: the mid-sagittal plane is taken from {source}")
     along = crop.grid.world_from_index[:3, :3].T @ body.frame.superior
     coarse = float(np.abs(along).max())
     if coarse > COARSE_MM:
