@@ -55,4 +55,6 @@ rule all:
         expand(f"{RUN}/figures/{{system}}/agreement.png", system=CONFIG.systems),
         [f"{RUN}/figures/agreement.png"] if COMPARED > 1 else [],
         expand(f"{RUN}/transfer/{{cohort}}/summary/summary.md", cohort=CONFIG.transfer),
-        expand(f"{RUN}/transfer/{{cohort}}/figures/agreement.png", cohort=CONFIG.transfer),
+        expand(
+            f"{RUN}/transfer/{{cohort}}/figures/agreement.png", cohort=CONFIG.transfer
+        ),
