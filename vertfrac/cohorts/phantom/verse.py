@@ -12,7 +12,7 @@ import pandas as pd
 from vertfrac import tables
 from vertfrac.cohorts.from_mask.levels import LEVEL_OF
 from vertfrac.cohorts.phantom.generate import Phantom, make_phantom, write_image
-from vertfrac.cohorts.verse.centroids import CHALLENGE_AXES, oriented
+from vertfrac.cohorts.verse.centroids import CHALLENGE_AXES, directions, oriented
 from vertfrac.errors import ConfigError
 from vertfrac.files import write_json
 from vertfrac.genant import genant_index, grade
@@ -87,13 +87,10 @@ def _write_mask(phantom: Phantom, mask: Any, path: Path) -> None:
 
 def _centroids(phantom: Phantom, flat: bool) -> list[dict[str, Any]]:
     """Body centres of the whole vertebrae: in voxels with their direction, or as in the challenge in mm without it."""
-    import nibabel
-
     grid = Grid(phantom.hu.shape, phantom.affine)
-    own = tuple(str(code) for code in nibabel.orientations.aff2axcodes(phantom.affine))
     turned = oriented(grid, CHALLENGE_AXES) if flat else grid
     label_of = {level: label for label, level in LEVEL_OF.items()}
-    entries: list[dict[str, Any]] = [] if flat else [{"direction": list(own)}]
+    entries: list[dict[str, Any]] = [] if flat else [{"direction": list(directions(grid))}]
     for v in phantom.vertebrae:
         point = turned.to_index(centers(v.keypoints)) * (turned.spacing_mm if flat else np.ones(3))
         x, y, z = (round(float(value), 1) for value in point)

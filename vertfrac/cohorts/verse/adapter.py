@@ -157,8 +157,9 @@ def _read(
     if graded.faults:
         raise AnnotationError(graded.faults[0])
     ct = _only(series, "ct", "CT scan")
+    notes: list[str] = []
     if "keypoints" in series.files:
-        image, annotations, notes = read_image(ct), _given_keypoints(name, _only(series, "keypoints", "table")), []
+        image, annotations = read_image(ct), _given_keypoints(name, _only(series, "keypoints", "table"))
     else:
         image, annotations, notes = _from_mask(name, ct, series, settings)
     annotations["grade"] = annotations["level"].map(graded.grades).astype("Int64").fillna(annotations["grade"])

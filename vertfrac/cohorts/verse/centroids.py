@@ -80,6 +80,15 @@ def _entry(entry: dict[str, Any], path: Path) -> tuple[int, Floats]:
     return int(label), point
 
 
+def directions(grid: Grid) -> Axcodes:
+    """The directions that the index axes of a grid run closest to."""
+    import nibabel
+
+    orientations: Any = nibabel.orientations  # has no types
+    first, second, third = orientations.aff2axcodes(grid.world_from_index)
+    return str(first), str(second), str(third)
+
+
 def oriented(grid: Grid, axes: Axcodes) -> Grid:
     """The grid of the same voxels with its index axes along the given directions."""
     import nibabel
@@ -125,11 +134,8 @@ def check_centroids(centroids: Centroids, labels: NDArray[np.integer], grid: Gri
 
 def _readings(centroids: Centroids, labels: list[int], grid: Grid) -> Iterator[tuple[str, dict[int, Floats]]]:
     """Each way to read the numbers, in words, and the world points that it gives."""
-    import nibabel
-
-    own = tuple(str(code) for code in nibabel.orientations.aff2axcodes(grid.world_from_index))
-    for axes in dict.fromkeys([centroids.direction] if centroids.direction else [own, CHALLENGE_AXES]):
-        turned = oriented(grid, (axes[0], axes[1], axes[2]))
+    for axes in dict.fromkeys([centroids.direction] if centroids.direction else [directions(grid), CHALLENGE_AXES]):
+        turned = oriented(grid, axes)
         for unit, scale in (("voxels", np.ones(3)), ("mm", turned.spacing_mm)):
             world = {label: turned.to_world(centroids.points[label] / scale) for label in labels}
             yield f"{unit} along {', '.join(axes)}", world
