@@ -180,7 +180,9 @@ def test_a_system_based_on_another_shares_what_does_not_differ(finished: Path, t
     assert not (run / "training/based/r0f0/localizer.safetensors").exists()
     boxes = {"base": "tiny", "detector": {"inference": {"nms": "box"}}}
     added = changed(tmp_path, "added.yaml", "systems", "tiny-box", value=boxes)
-    assert planned_rules(finished, added) == {"detect", "evaluate", "summary", "figures", "comparison", "export"}
+    assert planned_rules(finished, added) == {
+        "detect", "evaluate", "summary", "figures", "comparison", "export", *TRANSFER
+    }  # fmt: skip
 
 
 def test_the_ablation_says_what_differs(finished: Path) -> None:
