@@ -149,7 +149,7 @@ def _read_slices(where: Path, slices: list[_Slice]) -> tuple[NDArray[Any], Stack
         int(first.Columns),
         world_from_index,
     )
-    return _read_pixels(where, slices), stack, warnings
+    return _read_pixels(where, slices, world_from_index), stack, warnings
 
 
 def _series_of(files: Sequence[Path], where: Path) -> list[_Slice]:
@@ -359,13 +359,18 @@ def _check_volume(folder: Path, slices: list[_Slice], normal: NDArray[np.float64
         )
 
 
-def _read_pixels(where: Path, slices: list[_Slice]) -> NDArray[Any]:
-    """The values (column, row, slice) in HU: int16 until a slice does not fit, from then on float32."""
+def _read_pixels(where: Path, slices: list[_Slice], world_from_index: NDArray[np.float64]) -> NDArray[Any]:
+    """The values (column, row, slice) in HU: int16 until a slice does not fit, from then on float32.
+
+    They lie in memory along R, A and S, so that who turns the axes that way needs no copy.
+    """
     import pydicom
     from pydicom.pixels.processing import apply_modality_lut
 
     rows, columns = int(slices[0].header.Rows), int(slices[0].header.Columns)
-    values: NDArray[Any] = np.empty((len(slices), rows, columns), dtype=np.int16)
+    backwards = [axis[np.abs(axis).argmax()] < 0 for axis in world_from_index[:3, :3].T[::-1]]
+    view = tuple(slice(None, None, -1) if back else slice(None) for back in backwards)  # of (slice, row, column)
+    values: NDArray[Any] = np.empty((len(slices), rows, columns), dtype=np.int16)[view]
     lowest, highest = np.inf, -np.inf
     for index, one in enumerate(slices):
         try:
