@@ -83,7 +83,7 @@ def main(cases: int, seed: int, out: Path | None) -> None:
                 if absent and path.name.endswith(absent):
                     path.unlink()
             rows.append({"read": name, "style": style, **read_back(Path(folder, style), truth, keep_doubtful)})
-            click.echo({key: round(v, 4) if isinstance(v, float) else v for key, v in rows[-1].items()})
+            click.echo({key: round(float(v), 4) if isinstance(v, float) else v for key, v in rows[-1].items()})
     if out:
         tables.write_csv(out, pd.DataFrame(rows))
 
