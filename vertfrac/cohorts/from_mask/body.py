@@ -201,9 +201,7 @@ class _Section:
         spreads, gaps = [], []
         for row, edge in ((0, top), (1, bottom)):
             for first, wall, side in ((0, front, 1.0), (4, back, -1.0)):
-                fit, spread = self._rim(ahead, edge, side)
-                corner = self._meet(fit, wall, self.front if side > 0 else self.back)
-                points[first + row], gap = self._onto_bone(corner)
+                points[first + row], gap, spread = self._corner(ahead, edge, wall, side)
                 spreads.append(spread)
                 gaps.append(gap)
             points[2 + row] = self._middle(ahead, edge, points[[row, 4 + row], 0].mean())
@@ -260,14 +258,31 @@ class _Section:
         slope = (s1 - s0) / max(a1 - a0, 1e-6)
         return s0 - slope * a0, slope
 
-    def _rim(self, ahead: Floats, edge: Floats, side: float) -> tuple[Floats, float]:
+    def _corner(self, ahead: Floats, edge: Floats, wall: Floats, side: float) -> tuple[Floats, float, float]:
+        """A corner (2,), how far the first try was off the bone, mm, and the spread of the endplate's residuals, mm.
+
+        Where a parabola leads far off the bone, as it may on the steps of thick slices, a line takes its place.
+        """
+        found: list[tuple[Floats, float, float]] = []
+        for degree in range(self.rim_degree, 0, -1):
+            fit, spread = self._rim(ahead, edge, side, degree)
+            meeting = self._meet(fit, wall, self.front if side > 0 else self.back)
+            found.append((*self._onto_bone(meeting), spread))
+            if found[-1][1] <= self.rounding_mm + _DOUBTFUL_CORNER_MM:
+                break
+        corner, gap, spread = min(found, key=lambda tried: tried[1])
+        if not np.isfinite(gap):
+            raise BodyNotFoundError("a corner of the body lies off the bone")
+        return corner, found[0][1], spread
+
+    def _rim(self, ahead: Floats, edge: Floats, side: float, degree: int) -> tuple[Floats, float]:
         """Polynomial (3,) of an endplate's outer part, without the rounded rim, and the spread of its residuals, mm."""
         inwards = (self.front - ahead) if side > 0 else (ahead - self.back)
         part = (inwards >= self.margin_mm) & (inwards <= 0.5 * self.depth_mm)
         if part.sum() < 5:
             raise BodyNotFoundError("the body is too shallow to see its endplates")
-        coefficients, spread = robust_fit(polynomial(ahead[part], self.rim_degree), edge[part])
-        return np.pad(coefficients, (0, 2 - self.rim_degree)), spread
+        coefficients, spread = robust_fit(polynomial(ahead[part], degree), edge[part])
+        return np.pad(coefficients, (0, 2 - degree)), spread
 
     @staticmethod
     def _meet(rim: Floats, wall: Floats, start: float) -> Floats:
@@ -280,13 +295,13 @@ class _Section:
         return np.array([a, s])
 
     def _onto_bone(self, corner: Floats) -> tuple[Floats, float]:
-        """A corner (2,), brought so near to the bone as a rounded corner is, and how far off it was, mm."""
+        """A corner (2,), brought so near to the bone as a rounded corner is, and how far off it was, mm (or inf)."""
         side = np.arange(-_FARTHEST_CORNER_MM, _FARTHEST_CORNER_MM + 0.1, 0.25)
         around = np.stack(np.meshgrid(side, side, indexing="ij"), axis=-1).reshape(-1, 2)
         around = around[np.argsort(np.hypot(*around.T), kind="stable")]
         bone = self._at(corner + around) >= 0.5
         if not bone.any():
-            raise BodyNotFoundError("a corner of the body lies off the bone")
+            return corner, np.inf
         step = around[bone.argmax()]
         gap = float(np.hypot(*step))
         return corner + step * max(0.0, 1 - self.rounding_mm / max(gap, 1e-6)), gap
@@ -301,7 +316,7 @@ class _Section:
     def _doubts(self, gap: float, spread: float) -> tuple[str, ...]:
         doubts = []
         if gap > self.rounding_mm + _DOUBTFUL_CORNER_MM:
-            doubts.append(f"endplate and wall meet {gap:.1f} mm off the bone")
+            doubts.append("an endplate and a wall, prolonged, meet far off the bone")
         if spread > 0.8:
             doubts.append(f"uneven endplates ({spread:.1f} mm)")
         return tuple(doubts)
