@@ -15,13 +15,15 @@ from vertfrac import tables
 from vertfrac.cohorts.phantom.verse import write_verse
 
 ROOT = Path(__file__).parents[2]
+SUMMARY = "results/verse/summary/summary.parquet"
+"""The target: all that belongs to the cohort comes before it."""
 
 
 def snakemake(folder: Path, *options: str) -> str:
     """What a call of the checkout's workflow says, with ``folder`` as its working directory."""
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
-    command += ["--configfile", str(folder / "config.yaml"), "--cores", "2", *options]
+    command += ["--configfile", str(folder / "config.yaml"), "--cores", "2", *options, "--", SUMMARY]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=900, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
@@ -29,7 +31,7 @@ def snakemake(folder: Path, *options: str) -> str:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working directory in which the run has finished."""
+    """A working directory in which the run has got to its summary."""
     folder = tmp_path_factory.mktemp("run")
     write_verse(folder / "verse", cases=3, seed=229, keypoints=True)
     config = yaml.safe_load(Path(__file__).with_name("tiny.yaml").read_text())
