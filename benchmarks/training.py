@@ -56,7 +56,7 @@ def measure(name: str, stage: str, folder: Path, steps: int, device_name: str, r
 
     raw = {"name": "benchmark", "cohort": {"kind": "phantom", "cases": 9}, "systems": [name]}
     system = resolve(raw, CONFIG, "benchmark").systems[name]
-    device = pick_device(device_name)  # type: ignore[arg-type]
+    device = pick_device(device_name)  # type: ignore[arg-type]  # click checks it
     annotations = tables.read_table(folder / "cohort/annotations.parquet", tables.ANNOTATIONS)
     stamps: list[float] = []
     step = fit.Stage.training_step
@@ -67,7 +67,7 @@ def measure(name: str, stage: str, folder: Path, steps: int, device_name: str, r
         stamps.append(time.perf_counter())
         return step(self, *arguments)
 
-    fit.Stage.training_step = stamped  # type: ignore[method-assign]
+    fit.Stage.training_step = stamped  # type: ignore[method-assign]  # timed from outside
     section: Any = system.localizer if stage == "localizer" else system.detector
     settings = _fit_settings(section.training.model_copy(update={"steps": steps + WARM_UP + 1}))
     shared = {

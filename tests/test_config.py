@@ -132,7 +132,7 @@ def test_a_cohort_needs_what_its_kind_needs(raw: dict[str, Any], kind: str, need
 def test_a_configuration_cannot_be_changed(raw: dict[str, Any]) -> None:
     config = parse(Config, raw, "file.yaml")
     with pytest.raises(ValueError, match="frozen"):
-        config.folds.k = 3  # type: ignore[misc]
+        config.folds.k = 3  # type: ignore[misc]  # the mistake
 
 
 # --- files

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,23 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def walk(root: Path, refused: Callable[[OSError], object] | None = None) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """``os.walk`` in the order of names, links followed, but each folder once, even where links make a loop.
+
+    refused : is given the error of a folder that cannot be listed; by default such a folder is passed over. What is
+    taken out of the list of folders is not walked.
+    """
+    seen: set[str] = set()
+    for folder, below, files in os.walk(root, followlinks=True, onerror=refused):
+        real = os.path.realpath(folder)
+        if real in seen:
+            below.clear()
+            continue
+        seen.add(real)
+        below.sort()
+        yield Path(folder), below, sorted(files)
 
 
 def write_json(path: Path | str, value: Any) -> None:

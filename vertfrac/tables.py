@@ -158,6 +158,26 @@ _KEYPOINTS = tuple(
     for name in KEYPOINT_COLUMNS
 )
 
+_SPLIT = Column("split", STRING, "", "part of a published split: train, validation, test; empty where there is none")
+_SLICES = (
+    Column("slices", INT, "", "voxels along the superior axis"),
+    Column("spacing_x", FLOAT, "mm", "voxel spacing along the axis nearest to right-left"),
+    Column("spacing_y", FLOAT, "mm", "voxel spacing along the axis nearest to anterior-posterior"),
+    Column("spacing_z", FLOAT, "mm", "voxel spacing along the axis nearest to superior-inferior"),
+)
+_MARKED = (
+    Column("vertebrae", INT, "", "annotated vertebrae (largest number of one expert)"),
+    Column("experts", INT, "", "experts that annotated the scan"),
+)
+_SMALLEST = Column("smallest_genant", FLOAT, "", "smallest Genant index over vertebrae and experts")
+_NUMBER = Column("vertebra", INT, "", "running number from the superior end, from 1")
+_SEVERITY = (
+    Column("genant", FLOAT, "", "Genant index G = min(height) / max(height)"),
+    Column("grade", INT, "", "Genant grade 0 to 3 by G; missing unless the status is ok"),
+    Column("height_anterior_mm", FLOAT, "mm", "anterior height, measured in 3D"),
+    Column("height_middle_mm", FLOAT, "mm", "middle height, measured in 3D"),
+    Column("height_posterior_mm", FLOAT, "mm", "posterior height, measured in 3D"),
+)
 _EXPERT_GRADE = Column("grade", INT, "", "the expert's own Genant grade, 0 to 3; missing where none was given")
 
 CASES = Schema(
@@ -167,16 +187,12 @@ CASES = Schema(
         Column("patient", STRING, "", "the patient; scans of one patient never straddle folds"),
         Column("image", STRING, "", "the canonical image (RAS order, HU), relative to the table's folder"),
         Column("source", STRING, "", "the file or folder it was read from"),
-        Column("split", STRING, "", "part of a published split: train, validation, test; empty where there is none"),
+        _SPLIT,
         *_STATUS,
         Column("warnings", STRING, "", "what was unusual but usable, separated by '; '"),
-        Column("slices", INT, "", "voxels along the superior axis"),
-        Column("spacing_x", FLOAT, "mm", "voxel spacing along the axis nearest to right-left"),
-        Column("spacing_y", FLOAT, "mm", "voxel spacing along the axis nearest to anterior-posterior"),
-        Column("spacing_z", FLOAT, "mm", "voxel spacing along the axis nearest to superior-inferior"),
-        Column("vertebrae", INT, "", "annotated vertebrae (largest number of one expert)"),
-        Column("experts", INT, "", "experts that annotated the scan"),
-        Column("smallest_genant", FLOAT, "", "smallest Genant index over vertebrae and experts"),
+        *_SLICES,
+        *_MARKED,
+        _SMALLEST,
     ),
 )
 
@@ -186,7 +202,7 @@ CHECKS = Schema(
         _CASE,
         Column("patient", STRING, "", "the patient"),
         Column("source", STRING, "", "the file or folder that holds the image"),
-        Column("split", STRING, "", "part of a published split: train, validation, test; empty where there is none"),
+        _SPLIT,
         Column(
             "status",
             STRING,
@@ -200,14 +216,10 @@ CHECKS = Schema(
         Column("orientation", STRING, "", "where the stored array axes point to, such as LPS"),
         Column("columns", INT, "", "voxels along the right-left axis"),
         Column("rows", INT, "", "voxels along the anterior-posterior axis"),
-        Column("slices", INT, "", "voxels along the superior axis"),
-        Column("spacing_x", FLOAT, "mm", "voxel spacing along the axis nearest to right-left"),
-        Column("spacing_y", FLOAT, "mm", "voxel spacing along the axis nearest to anterior-posterior"),
-        Column("spacing_z", FLOAT, "mm", "voxel spacing along the axis nearest to superior-inferior"),
-        Column("vertebrae", INT, "", "annotated vertebrae (largest number of one expert)"),
-        Column("experts", INT, "", "experts that annotated the scan"),
+        *_SLICES,
+        *_MARKED,
         Column("levels", STRING, "", "first and last annotated level, empty if unknown"),
-        Column("smallest_genant", FLOAT, "", "smallest Genant index over vertebrae and experts"),
+        _SMALLEST,
         Column("median_genant", FLOAT, "", "median Genant index over vertebrae and experts"),
         Column("largest_genant", FLOAT, "", "largest Genant index over vertebrae and experts"),
         *(
@@ -247,7 +259,7 @@ ANNOTATIONS = Schema(
     (
         _CASE,
         Column("expert", STRING, "", "who annotated"),
-        Column("vertebra", INT, "", "running number from the superior end, from 1"),
+        _NUMBER,
         Column("level", STRING, "", "anatomical level (C3 ... T1 ... L5), empty if unknown"),
         _EXPERT_GRADE,
         *_KEYPOINTS,
@@ -288,7 +300,7 @@ VERTEBRAE = Schema(
     (
         *_RUN,
         _CASE,
-        Column("vertebra", INT, "", "running number from the superior end, from 1"),
+        _NUMBER,
         Column("level", STRING, "", "anatomical level (C3 ... T1 ... L5), empty while unknown"),
         Column(
             "status",
@@ -298,11 +310,7 @@ VERTEBRAE = Schema(
             "not_measured: found, but its keypoints make no vertebra",
         ),
         Column("score", FLOAT, "", "objectness of the detection, 0 to 1"),
-        Column("genant", FLOAT, "", "Genant index G = min(height) / max(height)"),
-        Column("grade", INT, "", "Genant grade 0 to 3 by G; missing unless the status is ok"),
-        Column("height_anterior_mm", FLOAT, "mm", "anterior height, measured in 3D"),
-        Column("height_middle_mm", FLOAT, "mm", "middle height, measured in 3D"),
-        Column("height_posterior_mm", FLOAT, "mm", "posterior height, measured in 3D"),
+        *_SEVERITY,
         Column("center_x", FLOAT, "mm", "body centre (midpoint of the middle height), world RAS"),
         Column("center_y", FLOAT, "mm", "body centre, world RAS"),
         Column("center_z", FLOAT, "mm", "body centre, world RAS"),
@@ -315,13 +323,13 @@ MASK_VERTEBRAE = Schema(
     "mask_vertebrae",
     (
         Column("case", STRING, "", "name of the mask"),
-        Column("vertebra", INT, "", "running number from the superior end, from 1"),
+        _NUMBER,
         Column("level", STRING, "", "anatomical level (C1 ... T1 ... L5) by the label"),
         Column("label", INT, "", "value in the mask, in VerSe numbering"),
         Column("status", STRING, "", "ok; cut: the body reaches the edge of the image; not_measured"),
         Column("reason", STRING, "", "why there are no keypoints or why they are doubtful, and what was left out"),
         Column("quality", STRING, "", "good or doubtful; missing unless the status is ok"),
-        *(c for c in VERTEBRAE.columns if c.name in ("genant", "grade") or c.name.startswith("height_")),
+        *_SEVERITY,
         *_KEYPOINTS,
     ),
 )

@@ -238,8 +238,8 @@ BROKEN: list[tuple[str, Change, str]] = [
     ("front and back swapped", all_points(lambda v: [22 - v[0], v[1], v[2]]), "in rows 14, 11, 8, expected them in"),
     ("a point beside its plane", point(1, 2, [11.0, 12.0, 6.0]), "beside the plane of the six keypoints"),
     ("a level twice", named("Th1", "Th1", "Th2"), "level T1 occurs twice"),
-    ("an unknown level", named("Th1", "T2", "Th3"), "type is 'T2', expected a level such as C7"),
-    ("a vertebra twice", same_vertebra_twice, "one: two vertebra centres lie at the same height"),
+    ("an unknown level", named("Th1", "S2", "Th3"), "type is 'S2', expected a level such as C7"),
+    ("a vertebra twice", same_vertebra_twice, "annotation of one: centres of 1 and 2 are 0.0 mm apart"),
     ("one vertebra", one_vertebra, "one annotated vertebra, expected at least two"),
 ]  # fmt: skip
 """What is wrong, how it is made, words of the reason."""

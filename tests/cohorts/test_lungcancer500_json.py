@@ -98,7 +98,7 @@ MIRRORED = [_points(10.0)[k] for k in (4, 5, 2, 3, 0, 1)]
         (_study([_points(1.0), "x"]), ("one, vertebra 2", "points of three numbers")),
         (_study([[[1.0, None, 2.0]] * 6]), ("vertebra 1", "not finite")),
         (_study([{"segments": []}]), ("['segments']", "segments and type")),
-        (_study([_named(_points(1.0), "T1")]), ("'T1'", "Th1")),
+        (_study([_named(_points(1.0), "Th14")]), ("'Th14'", "Th1")),
         (_study([_named(_points(1.0), "Th1"), _named(_points(30.0), "Th1")]), ("level T1 occurs twice",)),
         (_study([SWAPPED]), ("middle_superior is in slice 28, middle_inferior in slice 10", "superior end first")),
         (_study([MIRRORED]), ("rows 337, 318, 300", "posterior")),

@@ -102,6 +102,14 @@ def test_every_scan_of_a_folder_is_a_case_and_masks_are_told(tmp_path: Path, wri
     ]
 
 
+def test_linked_folders_are_followed_and_loops_end(tmp_path: Path, write_scan: WriteScan) -> None:
+    write_scan(tmp_path / "disk" / "p1" / "ct.nii", ramp)
+    (tmp_path / "ward").mkdir()
+    (tmp_path / "ward" / "data").symlink_to(tmp_path / "disk")
+    (tmp_path / "disk" / "loop").symlink_to(tmp_path / "ward")
+    assert [scan.case for scan in list_scans("nifti", {"folder": str(tmp_path / "ward")})] == ["data_p1_ct"]
+
+
 def test_a_folder_of_dicom_files_is_a_case_with_all_below(tmp_path: Path) -> None:
     for name in ("p1/study/series/1", "p2/x.dcm", "p2/more/y.dcm"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,7 @@
 """Laws of vertfrac.geometry.curve: interpolation, frames, smoothing."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -71,9 +73,9 @@ def test_two_centers_give_a_straight_line() -> None:
         ([[0, 0, np.inf], [0, 0, 9]], "finite"),
     ],
 )
-def test_impossible_centers_are_named(centers: object, message: str) -> None:
+def test_impossible_centers_are_named(centers: Any, message: str) -> None:
     with pytest.raises(GeometryError, match=message):
-        curve_through_centers(centers)  # type: ignore[arg-type]
+        curve_through_centers(centers)
 
 
 @pytest.mark.parametrize(
@@ -86,9 +88,9 @@ def test_impossible_centers_are_named(centers: object, message: str) -> None:
         ([[0, 0, 1], [0, 0, 1]], "descend"),
     ],
 )
-def test_impossible_curves_are_named(points: object, message: str) -> None:
+def test_impossible_curves_are_named(points: Any, message: str) -> None:
     with pytest.raises(GeometryError, match=message):
-        Curve(points)  # type: ignore[arg-type]
+        Curve(points)
 
 
 @given(seeds)

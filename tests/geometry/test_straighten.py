@@ -272,7 +272,7 @@ def test_no_points_give_no_values_and_missing_points_are_named() -> None:
 
 def test_only_the_box_around_the_points_is_read() -> None:
     class Watched(np.ndarray):
-        reads: list[tuple[slice, ...]] = []  # noqa: RUF012
+        reads: list[tuple[slice, ...]] = []  # noqa: RUF012  # one array per test
 
         def __getitem__(self, key: object) -> object:
             if isinstance(key, tuple):

@@ -128,7 +128,7 @@ def test_detect_finds_the_vertebrae_that_the_networks_encode() -> None:
     output = torch.zeros(1, 60, 48, 13)
     output[..., 0] = targets.objectness[:, 0] * 40 - 20
     output[..., 1:][targets.objectness[:, 0] > 0] = targets.code.flatten(1)
-    network.unet = _Says(output.permute(0, 3, 1, 2))  # type: ignore[assignment]
+    network.unet = _Says(output.permute(0, 3, 1, 2))  # type: ignore[assignment]  # a stand-in
     found = detect(
         [network, network], np.zeros((120, 96), dtype=np.int16), spacing_mm=1.0, scaling="window",
         window_hu=(-250, 850), threshold=0.5, nms="butterfly", nms_threshold=0.1, average_mm=4.0,

@@ -65,7 +65,7 @@ def test_a_run_that_was_stopped_and_resumed_ends_like_an_undisturbed_one(tmp_pat
     expected = _run(tmp_path / "undisturbed")
     seen: list[int] = []
     with pytest.raises(_InterruptedError):
-        fit(_network(), _stopping_at(stop, seen), SETTINGS, work=tmp_path / "stopped", device=CPU)  # type: ignore[arg-type]
+        fit(_network(), _stopping_at(stop, seen), SETTINGS, work=tmp_path / "stopped", device=CPU)  # type: ignore[arg-type]  # a stand-in
     found = _run(tmp_path / "stopped")
     assert all(torch.equal(found[name], value) for name, value in expected.items())
 
@@ -73,9 +73,9 @@ def test_a_run_that_was_stopped_and_resumed_ends_like_an_undisturbed_one(tmp_pat
 def test_a_resumed_run_goes_on_from_the_last_checkpoint(tmp_path: Path) -> None:
     seen: list[int] = []
     with pytest.raises(_InterruptedError):
-        fit(_network(), _stopping_at(6, seen), SETTINGS, work=tmp_path, device=CPU)  # type: ignore[arg-type]
+        fit(_network(), _stopping_at(6, seen), SETTINGS, work=tmp_path, device=CPU)  # type: ignore[arg-type]  # a stand-in
     seen.clear()
-    fit(_network(), _stopping_at(-1, seen), SETTINGS, work=tmp_path, device=CPU)  # type: ignore[arg-type]
+    fit(_network(), _stopping_at(-1, seen), SETTINGS, work=tmp_path, device=CPU)  # type: ignore[arg-type]  # a stand-in
     assert seen == [4, 5, 6, 7, 8]
 
 
@@ -99,7 +99,7 @@ def test_a_finished_run_leaves_logs_and_no_checkpoint(tmp_path: Path) -> None:
 
 def test_every_step_is_trained_once(tmp_path: Path) -> None:
     seen: list[int] = []
-    fit(_network(), _stopping_at(-1, seen), SETTINGS, work=tmp_path, device=CPU)  # type: ignore[arg-type]
+    fit(_network(), _stopping_at(-1, seen), SETTINGS, work=tmp_path, device=CPU)  # type: ignore[arg-type]  # a stand-in
     assert seen == list(range(9))
 
 
@@ -111,7 +111,7 @@ def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
 
 def test_a_failed_run_gives_its_folder_free(tmp_path: Path) -> None:
     with pytest.raises(_InterruptedError):
-        fit(_network(), _stopping_at(0, []), SETTINGS, work=tmp_path, device=CPU)  # type: ignore[arg-type]
+        fit(_network(), _stopping_at(0, []), SETTINGS, work=tmp_path, device=CPU)  # type: ignore[arg-type]  # a stand-in
     _run(tmp_path)
 
 
@@ -179,7 +179,7 @@ def test_a_stopped_run_with_averaged_weights_ends_like_an_undisturbed_one(tmp_pa
     settings = replace(SETTINGS, average_decay=0.6)
     network = _network()
     with pytest.raises(_InterruptedError):
-        fit(network, _stopping_at(8, []), settings, work=tmp_path / "stopped", device=CPU)  # type: ignore[arg-type]
+        fit(network, _stopping_at(8, []), settings, work=tmp_path / "stopped", device=CPU)  # type: ignore[arg-type]  # a stand-in
     resumed, undisturbed = _run(tmp_path / "stopped", settings), _run(tmp_path / "whole", settings)
     assert all(torch.equal(resumed[name], value) for name, value in undisturbed.items())
 

@@ -11,6 +11,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,8 @@ from vertfrac import tables
 from vertfrac.cohorts.lungcancer500_json import Study, annotation_files, annotation_rows, read_study
 from vertfrac.cohorts.series_index import index_series, series_key
 from vertfrac.cohorts.sources import Scan
-from vertfrac.errors import AnnotationError, ExcludedError, GeometryError, ImageError, VertfracError
+from vertfrac.errors import AnnotationError, ImageError, VertfracError
 from vertfrac.geometry.keypoints import KEYPOINTS
-from vertfrac.geometry.spine import annotated_spine
 from vertfrac.imaging import Image, read_series
 from vertfrac.imaging.dicom import Stack
 
@@ -103,7 +103,8 @@ def _scan(
         return Scan(case, case, str(path), files, _failing(error))
     series = known[key]
     patient = min(series.patients, default=case)
-    return Scan(case, patient, str(series.folder), files, lambda: _read(path, study, series))
+    read = partial(_read, path, study, series)
+    return Scan(case, patient, str(series.folder), files, read, annotated_in=str(path))
 
 
 def _failing(error: VertfracError) -> Callable[[], tuple[Image, pd.DataFrame]]:
@@ -143,8 +144,6 @@ def _ending(name: str) -> str:
 
 def _read(path: Path, study: Study, series: _Series) -> tuple[Image, pd.DataFrame]:
     """Image and annotations of a case."""
-    if max(len(marks) for marks in study.marks.values()) == 1:
-        raise ExcludedError(f"{path}: one annotated vertebra, expected at least two, between which the curve runs")
     if series.damaged:
         file, reason = series.damaged[0]
         raise ImageError(
@@ -175,10 +174,6 @@ def _placed(path: Path, study: Study, stack: Stack) -> list[dict[str, Any]]:
             where = f"{path}: {expert}, vertebra {number} from above" + (f" ({level})" if level else "")
             _check_inside(voxels, shape, where)
             _check_directions(voxels @ world_from_voxel[:3, :3].T + world_from_voxel[:3, 3], where)
-        try:
-            annotated_spine(marks @ world_from_voxel[:3, :3].T + world_from_voxel[:3, 3])
-        except GeometryError as error:
-            raise AnnotationError(f"{path}: {expert}: {error}") from error
     return annotation_rows(study, world_from_voxel)
 
 

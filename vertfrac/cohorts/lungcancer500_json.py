@@ -9,7 +9,6 @@ vertebra share one column; only the first of these is taken for granted here.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vertfrac import tables
+from vertfrac.cohorts.levels import LEVELS, parse_level
 from vertfrac.errors import AnnotationError, TableError
 from vertfrac.files import read_json
 from vertfrac.geometry.keypoints import KEYPOINTS
@@ -154,10 +154,10 @@ def _vertebra(value: Any, where: str) -> tuple[Floats, str]:
 
 def _level(value: Any, where: str) -> str:
     """The level in the names of ANNOTATIONS: Th7 is T7."""
-    match = re.fullmatch(r"(C|Th|L)(\d{1,2})", value) if isinstance(value, str) else None
-    if match is None:
+    level = parse_level(value) if isinstance(value, str) else None
+    if level is None:
         raise AnnotationError(f"{where}: type is {value!r}, expected a level such as C7, Th1 or L3")
-    return f"{match[1][0]}{match[2]}"
+    return level
 
 
 def _run_downwards(path: Path, marks: dict[str, Floats]) -> bool:
@@ -181,7 +181,7 @@ def _run_downwards(path: Path, marks: dict[str, Floats]) -> bool:
 def _from_above(points: Floats, levels: list[str], *, downwards: bool) -> list[int]:
     """The order from above: by level if all have one (a kyphosis may put L1 beside T12), else by slice."""
     if all(levels):
-        return sorted(range(len(levels)), key=lambda n: ("CTL".index(levels[n][0]), int(levels[n][1:])))
+        return sorted(range(len(levels)), key=lambda n: LEVELS.index(levels[n]))
     heights = points[:, 2:4, 2].mean(axis=1)
     return [int(n) for n in np.argsort(heights if downwards else -heights, kind="stable")]
 

@@ -8,7 +8,6 @@ table (ANNOTATIONS) or JSON files per case, in our own form (``annotation_json``
 from __future__ import annotations
 
 import difflib
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from vertfrac.cohorts.markups import ENDING as MARKUPS
 from vertfrac.cohorts.markups import read_markups
 from vertfrac.cohorts.sources import Scan
 from vertfrac.errors import AnnotationError, CohortError, ImageError, TableError
+from vertfrac.files import walk
 from vertfrac.imaging import Image, case_name, read_image
 
 CASES_TABLE = "cases.csv"
@@ -150,14 +150,21 @@ def _found_in(folder: Path) -> Iterator[_Listed]:
 
 
 def _images_in(folder: Path) -> Iterator[Path]:
-    """NIfTI files at any depth, and the folders that hold DICOM files; below one of these nothing is looked for."""
-    for here, below, files in os.walk(folder):
-        below[:] = sorted(name for name in below if not name.startswith("."))
-        names = sorted(name for name in files if not name.startswith("."))
-        if any(_is_dicom(Path(here) / name) for name in names):
+    """NIfTI files at any depth, and the folders that hold DICOM files; below one of these nothing is looked for.
+
+    Links are followed. Raises CohortError for a folder that cannot be listed, whose scans would be lost.
+    """
+
+    def refused(error: OSError) -> None:
+        raise CohortError(f"{error.filename}: cannot be listed ({error.strerror}), expected a folder of scans")
+
+    for here, below, files in walk(folder, refused):
+        below[:] = [name for name in below if not name.startswith(".")]
+        names = [name for name in files if not name.startswith(".")]
+        if any(_is_dicom(here / name) for name in names):
             below.clear()
-            yield Path(here)
-        yield from (Path(here) / name for name in names if _NIFTI.search(name))
+            yield here
+        yield from (here / name for name in names if _NIFTI.search(name))
 
 
 def _is_dicom(path: Path) -> bool:

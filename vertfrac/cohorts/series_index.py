@@ -7,7 +7,6 @@ through hundreds of thousands of files.
 from __future__ import annotations
 
 import hashlib
-import os
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ import pandas as pd
 
 from vertfrac import tables
 from vertfrac.errors import CohortError
+from vertfrac.files import walk
 from vertfrac.imaging.messages import one_line
 
 _BATCH = 4096  # headers in flight: what bounds the memory, whatever the size of the tree
@@ -48,7 +48,7 @@ def tree_fingerprint(images: Path) -> str:
     CohortError as `index_series` does.
     """
     digest = hashlib.sha256()
-    for folder in _folders(images):
+    for folder, _ in _folders(images):
         digest.update(f"{folder.relative_to(images).as_posix()} {folder.stat().st_mtime_ns}\n".encode())
     return digest.hexdigest()[:12]
 
@@ -88,24 +88,16 @@ def _text(value: Any) -> str | None:
 
 def _files(images: Path) -> Iterator[Path]:
     """Every file below ``images``, in the order of their names."""
-    for folder in _folders(images):
-        yield from sorted(path for path in folder.iterdir() if path.is_file())
+    for folder, names in _folders(images):
+        yield from (path for name in names if (path := folder / name).is_file())
 
 
-def _folders(images: Path) -> Iterator[Path]:
-    """``images`` and every folder below it, in the order of their names; each once, even where links make a loop."""
+def _folders(images: Path) -> Iterator[tuple[Path, list[str]]]:
+    """``images`` and every folder below it, with the names of its files."""
     if not images.is_dir():
         raise CohortError(f"{images}: no such folder, expected the one with the DICOM series")
 
     def refused(error: OSError) -> None:
         raise CohortError(f"{error.filename}: cannot be listed ({error.strerror}), expected a folder of DICOM files")
 
-    seen: set[str] = set()
-    for path, below, _ in os.walk(images, followlinks=True, onerror=refused):
-        real = os.path.realpath(path)
-        if real in seen:
-            below.clear()
-            continue
-        seen.add(real)
-        below.sort()
-        yield Path(path)
+    return ((folder, names) for folder, _, names in walk(images, refused))

@@ -341,13 +341,7 @@ def _fractures(matches: pd.DataFrame) -> Iterator[Measure]:
             (NORMAL_OR_FRACTURED, clear, FRACTURED),
         ):
             positive = chosen["genant_target"] <= limit
-            called = chosen["genant"] <= limit
-            yield _measure(
-                ("ROC AUC", level, subset), chosen, positive, y=-chosen["genant"], statistic="auc", empty=empty,
-                note=f"{int(positive.sum())} positive",
-            )  # fmt: skip
-            yield _measure(("sensitivity", level, subset), chosen[positive], called[positive], empty="no positive")
-            yield _measure(("specificity", level, subset), chosen[~positive], ~called[~positive], empty="no negative")
+            yield from _classified((level, subset), chosen, positive, chosen["genant"] <= limit, empty)
 
 
 def _graded_fractures(matches: pd.DataFrame) -> Iterator[Measure]:

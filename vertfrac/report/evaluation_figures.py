@@ -111,7 +111,7 @@ def _within(lower: float, upper: float) -> str:
 
 def _indices(pairs: pd.DataFrame) -> tuple[Floats, Floats]:
     """Annotated and predicted G of matched pairs, (n,) each."""
-    return tuple(pairs[["genant_target", "genant"]].to_numpy(dtype=np.float64).T)  # type: ignore[return-value]
+    return tuple(pairs[["genant_target", "genant"]].to_numpy(dtype=np.float64).T)  # type: ignore[return-value]  # two columns
 
 
 def _lowest(pairs: pd.DataFrame) -> float:

@@ -86,7 +86,8 @@ rule transfer:
         code=code_hash("inference.transfer"),
     shell:
         "vertfrac transfer --cases {input.cohort}/cases.parquet {params.localizers} {params.detectors}"
-        " --settings {params.settings:q} --spacing {params.spacing} --system {wildcards.system} --vertebrae {output.vertebrae} --curves {output.curves} --statuses {output.statuses} --threads {threads}"
+        " --settings {params.settings:q} --spacing {params.spacing} --system {wildcards.system} --vertebrae {output.vertebrae}"
+        " --curves {output.curves} --statuses {output.statuses} --threads {threads}"
         " > {log} 2>&1"
 
 

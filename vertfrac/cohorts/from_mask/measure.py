@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from vertfrac.cohorts.from_mask.levels import ARCH_CODES, BODY_CODES, LEVEL_OF, 
 from vertfrac.errors import AnnotationError
 from vertfrac.geometry.grid import Grid
 from vertfrac.geometry.keypoints import heights
+from vertfrac.imaging import Image, canonical
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -61,26 +61,13 @@ def measure_mask(
     """
     found = _check(labels, grid, subregions)
     if subregions is not None:
-        subregions, _ = _canonical(subregions, grid)
-    labels, grid = _canonical(labels, grid)
+        subregions = canonical(Image(subregions, grid, "subregions")).hu
+    turned = canonical(Image(labels, grid, "mask"))
+    labels, grid = turned.hu, turned.grid
     boxes: list[Any] = find_objects(labels)
     crops = {number: _Crop.of(labels, grid, number, boxes[number - 1]) for number in found}
     centers = {number: crop.points.mean(axis=0) for number, crop in crops.items()}
     return [_measure(number, crops[number], centers, subregions) for number in found]
-
-
-def _canonical(array: NDArray[np.integer], grid: Grid) -> tuple[NDArray[np.integer], Grid]:
-    """The same voxels at the same places with index axes that run closest to R, A and S."""
-    along = grid.world_from_index[:3, :3] / grid.spacing_mm
-    order = max(permutations(range(3)), key=lambda axes: float(np.abs(along[range(3), list(axes)]).sum()))
-    turned = np.transpose(array, order)
-    affine = grid.world_from_index[:, [*order, 3]].copy()
-    for axis in range(3):
-        if affine[axis, axis] < 0:
-            turned = np.flip(turned, axis)
-            affine[:3, 3] += affine[:3, axis] * (turned.shape[axis] - 1)
-            affine[:3, axis] *= -1
-    return turned, Grid(turned.shape, affine)
 
 
 def _check(labels: NDArray[np.integer], grid: Grid, subregions: NDArray[np.integer] | None) -> list[int]:

@@ -11,9 +11,8 @@ import pandas as pd
 
 from vertfrac import tables
 from vertfrac.cohorts.from_mask.levels import LEVEL_OF
-from vertfrac.cohorts.phantom.generate import Phantom, make_phantom, write_image
+from vertfrac.cohorts.phantom.generate import Phantom, make_phantom, phantom_indices, write_image
 from vertfrac.cohorts.verse.centroids import CHALLENGE_AXES, directions, oriented
-from vertfrac.errors import ConfigError
 from vertfrac.files import write_json
 from vertfrac.genant import genant_index, grade
 from vertfrac.geometry.grid import Grid
@@ -41,13 +40,8 @@ def write_verse(
     in voxels. subregions : masks of body and arch too. keypoints : the exact ones too (``_seg-vert_kpt.csv``). shard :
     (k, n), write the cases k, k + n, ... only, and their grades. Raises ConfigError as ``write_phantoms``.
     """
-    part, parts = shard
-    if cases < 1:
-        raise ConfigError(f"the number of phantom cases must be 1 or more, got {cases}")
-    if parts < 1 or not 0 <= part < parts:
-        raise ConfigError(f"a phantom shard (k, n) needs 0 <= k < n, got ({part}, {parts})")
     graded: list[dict[str, Any]] = []
-    for index in range(part, cases, parts):
+    for index in phantom_indices(cases, seed, shard):
         phantom = make_phantom(seed, index, labels=True)
         name, where = f"verse{index + 1:03d}", PARTS[index % len(PARTS)]
         _write_scan(Path(out) / f"dataset-verse19{where}", name, phantom, flat, subregions, keypoints)

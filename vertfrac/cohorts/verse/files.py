@@ -8,11 +8,12 @@ As in the challenges: ``PART/verse258.nii.gz`` or ``PART/GL017/GL017_CT_ax.nii.g
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from vertfrac.files import walk
 
 PARTS = {"train": "train", "training": "train", "val": "validation", "validation": "validation", "test": "test"}
 """How the name of a part's folder may end -> its name in Scan.split."""
@@ -74,7 +75,7 @@ def identity(text: str) -> str | None:
 def find_series(root: Path) -> list[Series]:
     """All scans below a folder, by folder and name; what is not named like VerSe is not looked at."""
     found: dict[tuple[Path, str], Series] = {}
-    for path in sorted(_walk(root)):
+    for path in sorted(_visible(root)):
         match = _FILE.fullmatch(path.name)
         kind = match and next((kind for kind, rest in _KINDS.items() if rest.fullmatch(match[4])), None)
         if not match or not kind:
@@ -88,17 +89,11 @@ def find_series(root: Path) -> list[Series]:
     return [series for series in found.values() if {"ct", "mask", "keypoints"} & set(series.files)]
 
 
-def _walk(root: Path) -> Iterator[Path]:
-    """All files below a folder; linked folders are followed, each folder once."""
-    seen: set[str] = set()
-    for folder, folders, files in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (Path(folder) / name for name in files if not name.startswith("."))
+def _visible(root: Path) -> Iterator[Path]:
+    """All files below a folder but hidden ones; linked folders are followed."""
+    for folder, below, names in walk(root):
+        below[:] = [name for name in below if not name.startswith(".")]
+        yield from (folder / name for name in names if not name.startswith("."))
 
 
 def _tree(folder: Path, root: Path) -> Path:

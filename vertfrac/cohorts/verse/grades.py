@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from vertfrac.cohorts.from_mask.levels import LEVEL_OF
+from vertfrac.cohorts.levels import parse_level
 from vertfrac.cohorts.verse.files import identity
 from vertfrac.errors import TableError
 from vertfrac.genant import GRADES
@@ -104,11 +105,7 @@ def _enter(mine: GradesOfScan, vertebra: str, value: str, where: str) -> None:
 
 def level_of(text: str) -> str | None:
     """The level in the names of ANNOTATIONS: Th7 and T07 are T7, 19 is T12; None if it is none."""
-    if text.isdigit():
-        return LEVEL_OF.get(int(text))
-    match = re.fullmatch(r"(c|th?|l)0*(\d+)", text, re.IGNORECASE)
-    name = f"{match[1][0].upper()}{match[2]}" if match else ""
-    return name if name in LEVEL_OF.values() else None
+    return LEVEL_OF.get(int(text)) if text.isdigit() else parse_level(text)
 
 
 def in_words(levels: Sequence[str], grades: dict[str, int]) -> str:
