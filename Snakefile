@@ -16,11 +16,14 @@ from vertfrac.provenance import code_hash
 min_version("9.0")
 
 
-configfile: "config/config.yaml"
+# Snakemake would fill what --configfile leaves out from the default run, a cohort of another kind included.
+if not workflow.overwrite_configfiles:
+
+    configfile: "config/config.yaml"
 
 
 try:
-    CONFIG = resolve(config, Path(workflow.basedir) / "config", "configuration")
+    CONFIG = resolve(config, Path(workflow.configfiles[-1]).parent, "configuration")
 except VertfracError as error:
     raise WorkflowError(str(error)) from None
 

@@ -169,7 +169,7 @@ def test_an_unknown_system_lists_the_known_ones(tmp_path: Path, raw: dict[str, A
     (tmp_path / "systems").mkdir()
     for name in ("alpha", "beta"):
         (tmp_path / "systems" / f"{name}.yaml").write_text("{}")
-    with pytest.raises(ConfigError, match="unknown system 'gamma', expected one of alpha, beta"):
+    with pytest.raises(ConfigError, match="unknown system 'gamma', expected one of alpha, beta, pisov2020,"):
         resolve({**raw, "systems": ["gamma"]}, tmp_path, "x.yaml")
 
 
@@ -186,6 +186,17 @@ def test_a_named_system_equals_the_spelled_out_one(tmp_path: Path, raw: dict[str
     (tmp_path / "systems").mkdir()
     (tmp_path / "systems" / "tiny.yaml").write_text(json.dumps(raw["systems"]["tiny"]))
     assert resolve({**raw, "systems": ["tiny"]}, tmp_path, "x") == resolve(raw, tmp_path, "x")
+
+
+def test_systems_beside_the_configuration_go_before_those_that_come_with_vertfrac(
+    tmp_path: Path, raw: dict[str, Any]
+) -> None:
+    shipped = resolve({**raw, "systems": ["vertfrac"]}, tmp_path, "x").systems["vertfrac"]
+    assert shipped == resolve({**raw, "systems": ["vertfrac"]}, SHIPPED.parent, "x").systems["vertfrac"]
+    (tmp_path / "systems").mkdir()
+    (tmp_path / "systems" / "vertfrac.yaml").write_text(json.dumps(raw["systems"]["tiny"]))
+    own = resolve({**raw, "systems": ["vertfrac"]}, tmp_path, "x").systems["vertfrac"]
+    assert own == resolve(raw, tmp_path, "x").systems["tiny"] != shipped
 
 
 def test_the_shipped_configuration_is_valid() -> None:

@@ -446,11 +446,15 @@ def read_yaml(path: Path) -> Any:
         raise ConfigError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
 
 
+SHIPPED = Path(__file__).parent.parent / "config"
+"""The checkout's configurations, whose systems every configuration can name."""
+
+
 def resolve(raw: Any, folder: Path, where: str) -> Config:
     """Check a raw configuration and complete its systems.
 
-    ``systems`` lists names of files in ``folder/systems`` and systems spelled out, {NAME: {...}}, or is a mapping of
-    the latter. A system with a ``base`` states only what differs from it.
+    ``systems`` lists names of files in ``folder/systems``, or of those that come with vertfrac, and systems spelled
+    out, {NAME: {...}}, or is a mapping of the latter. A system with a ``base`` states only what differs from it.
     """
     if not isinstance(raw, dict):
         raise ConfigError(f"{where}: expected a mapping of keys, found {type(raw).__name__}")
@@ -468,18 +472,18 @@ def resolve(raw: Any, folder: Path, where: str) -> Config:
     if not isinstance(listed, dict | list):
         return parse(Config, raw, where)
     complete: dict[str, Any] = {}
+    files = {path.stem: path for place in (SHIPPED, folder) for path in sorted((place / "systems").glob("*.yaml"))}
 
     def completed(name: str, asking: tuple[str, ...]) -> Any:
         if name in asking:
             raise ConfigError(f"{where}: systems: {' -> '.join([*asking, name])} is based on itself")
         if name not in complete:
-            path = folder / "systems" / f"{name}.yaml"
             if name in spelled:
                 value, origin = spelled[name], f"{where}: systems.{name}"
-            elif path.is_file():
-                value, origin = read_yaml(path), str(path)
+            elif name in files:
+                value, origin = read_yaml(files[name]), str(files[name])
             else:
-                known = ", ".join(sorted({*spelled, *(p.stem for p in (folder / "systems").glob("*.yaml"))} - {name}))
+                known = ", ".join(sorted({*spelled, *files} - {name}))
                 raise ConfigError(f"{where}: systems: unknown system {name!r}, expected one of {known}")
             base = value.get("base") if isinstance(value, dict) else None
             if base is not None:

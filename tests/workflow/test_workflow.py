@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -259,3 +260,19 @@ def test_other_cohorts_have_an_index_of_their_own_and_phantoms_none(indexed: tup
     planned = planned_rules(tmp_path, changed(tmp_path, "other.yaml", "transfer", value={"lc": {"cohort": cohort}}))
     assert "transfer_index" in planned
     assert "index" not in planned
+
+
+def test_a_configuration_of_ones_own_takes_nothing_from_the_default_run(
+    indexed: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """A cohort of another kind, with a system from a file beside it, called where config/config.yaml is too."""
+    (tmp_path / "config").mkdir()
+    shutil.copy(ROOT / "config" / "config.yaml", tmp_path / "config")
+    raw = yaml.safe_load(indexed[1].read_text())
+    (tmp_path / "mine" / "systems").mkdir(parents=True)
+    (tmp_path / "mine" / "systems" / "own.yaml").write_text(yaml.safe_dump(raw["systems"]["tiny"]))
+    (tmp_path / "mine" / "run.yaml").write_text(yaml.safe_dump(raw | {"systems": ["own"]}))
+    done = snakemake(tmp_path, "--dry-run", config=tmp_path / "mine" / "run.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "training/own/r0f0/localizer.safetensors" in done.stdout + done.stderr
+    assert "training/vertfrac/" not in done.stdout + done.stderr
