@@ -8,10 +8,10 @@ sys.path.insert(0, workflow.basedir)  # the checkout's own package, installed or
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
-from vertfrac.cohorts.sources import list_scans
+from vertfrac.cohorts.sources import in_shard, list_scans
 from vertfrac.config import NiftiCohort, canonical, owner, resolve
 from vertfrac.errors import VertfracError
-from vertfrac.provenance import code_hash
+from vertfrac.provenance import provenance
 
 min_version("9.0")
 

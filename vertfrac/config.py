@@ -333,11 +333,6 @@ class Evaluation(Section):
     seed: int = Field(0, description="seed of the resamples")
     experts: bool = Field(False, description="score the experts against each other, as one more row of the tables")
 
-    @property
-    def threshold(self) -> float:
-        """The limit that belongs to the closeness."""
-        return self.match_distance_mm if self.closeness == "distance" else self.match_iou
-
 
 NAME = r"^[A-Za-z0-9._-]+$"
 """What can name a folder in results/."""

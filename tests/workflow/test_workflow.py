@@ -91,7 +91,7 @@ def test_every_target_is_made(finished: Path) -> None:
 def test_every_case_has_a_row_in_every_table(finished: Path) -> None:
     run = finished / "results" / "tiny"
     cases = set(tables.read_table(run / "cohort/cases.parquet", tables.CASES)["case"])
-    folds = tables.read_table(run / "folds.parquet", tables.FOLDS)
+    folds = tables.read_table(run / "folds/r0.parquet", tables.FOLDS)
     errors = tables.read_table(run / "metrics/tiny/r0/curve_errors.parquet", tables.CURVE_ERRORS)
     assert len(cases) == 4
     assert set(folds["case"]) == cases

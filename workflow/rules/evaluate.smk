@@ -27,9 +27,9 @@ rule evaluate:
         predictions=as_options("predictions"),
         curves=as_options("curves"),
         statuses=as_options("statuses"),
-        settings=SCORING,
+        settings=matching(CONFIG.evaluation),
         out=subpath(output.metrics, parent=True),
-        code=code_hash("evaluation.run"),
+        code=provenance("cli.evaluate"),
     shell:
         "vertfrac evaluate --annotations {input.annotations} --folds {input.folds} {params.predictions} {params.curves}"
         " {params.statuses} --settings {params.settings:q} --system {wildcards.system} --repeat {wildcards.repeat}"
@@ -57,9 +57,9 @@ rule evaluate_foreign:
         mem_mb=2000,
         runtime=60,
     params:
-        settings=SCORING,
+        settings=matching(CONFIG.evaluation),
         out=subpath(output.metrics, parent=True),
-        code=code_hash("evaluation.run"),
+        code=provenance("cli.evaluate"),
     shell:
         "vertfrac evaluate --annotations {input.annotations} --cases {input.cases} --predictions {input.predictions:q}"
         " --settings {params.settings:q} --system {wildcards.system} --out {params.out} > {log} 2>&1"
@@ -84,9 +84,9 @@ rule experts:
         mem_mb=2000,
         runtime=60,
     params:
-        settings=SCORING,
+        settings=matching(CONFIG.evaluation),
         out=subpath(output.metrics, parent=True),
-        code=code_hash("evaluation.experts"),
+        code=provenance("cli.experts"),
     shell:
         "vertfrac experts {input.annotations} --cases {input.cases} --settings {params.settings:q} --out {params.out}"
         " > {log} 2>&1"
@@ -118,11 +118,11 @@ rule summary:
     params:
         matches=as_options("matches"),
         curve_errors=as_options("curve-errors"),
-        settings=SCORING,
+        settings=intervals(CONFIG.evaluation),
         heading=f"{CONFIG.name}: {HELD_OUT}",
         changes=CHANGES,
         out=subpath(output.parquet, parent=True),
-        code=code_hash("evaluation.run"),
+        code=provenance("cli.summary"),
     shell:
         "vertfrac summary {params.matches} {params.curve_errors} --cases {input.cases} --settings {params.settings:q}"
         " --heading {params.heading:q} --changes {params.changes:q} --out {params.out} > {log} 2>&1"
@@ -159,7 +159,7 @@ rule figures:
         vertebrae=as_options("vertebrae"),
         slices=as_options("slices"),
         out=subpath(output.agreement, parent=True),
-        code=code_hash("report.cohort"),
+        code=provenance("cli.figures"),
     shell:
         "vertfrac figures {params.matches} {params.curve_errors} {params.vertebrae} {params.slices}"
         " --cases {input.cases} --out {params.out} > {log} 2>&1"
@@ -186,7 +186,7 @@ rule comparison:
         matches=as_options("matches"),
         curve_errors=as_options("curve-errors"),
         out=subpath(output.agreement, parent=True),
-        code=code_hash("report.cohort"),
+        code=provenance("cli.figures"),
     shell:
         "vertfrac figures {params.matches} {params.curve_errors} --out {params.out} > {log} 2>&1"
 
@@ -216,7 +216,7 @@ rule export:
         settings=lambda wildcards: canonical(CONFIG.systems[wildcards.system]),
         spacing=CONFIG.slices.spacing_mm,
         out=subpath(output[0], parent=True),
-        code=code_hash("inference.weights"),
+        code=provenance("cli.export"),
     shell:
         "vertfrac export --system {wildcards.system} --settings {params.settings:q} --spacing {params.spacing}"
         " {params.localizers} {params.detectors} --cases {input.cases} --summary {input.summary} --out {params.out}"
