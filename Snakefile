@@ -16,7 +16,10 @@ from vertfrac.provenance import provenance
 min_version("9.0")
 
 
-configfile: "config/config.yaml"
+# Snakemake would merge a file of one's own into this one, key by key, also where its cohort is of another kind.
+if not workflow.config_settings.configfiles:
+
+    configfile: "config/config.yaml"
 
 
 try:

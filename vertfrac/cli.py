@@ -821,5 +821,16 @@ def config_check(path: Path) -> None:
     click.echo(canonical(resolve(read_yaml(path), path.parent, str(path))))
 
 
+@main.command("config-schema")
+@click.option("--system", is_flag=True, help="of a file in config/systems, instead of a run's configuration")
+def config_schema(system: bool) -> None:
+    """Print the JSON schema of configuration files, by which editors complete and check them."""
+    import json
+
+    from vertfrac.config_schema import run_schema, system_schema
+
+    click.echo(json.dumps(system_schema() if system else run_schema(), indent=2))
+
+
 if __name__ == "__main__":
     main()
