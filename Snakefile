@@ -27,6 +27,10 @@ try:
 except VertfracError as error:
     raise WorkflowError(str(error)) from None
 
+
+report: "workflow/report/workflow.rst"
+
+
 RUN = f"results/{CONFIG.name}"
 SHARDS = range(CONFIG.shards)
 FOLDS = range(CONFIG.folds.count)

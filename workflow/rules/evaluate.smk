@@ -100,7 +100,12 @@ rule summary:
     output:
         parquet=f"{RUN}/summary/summary.parquet",
         csv=f"{RUN}/summary/summary.csv",
-        markdown=report(f"{RUN}/summary/summary.md", category="Summary"),
+        markdown=report(
+            f"{RUN}/summary/summary.md",
+            caption="../report/summary.rst",
+            category="Summary",
+            labels={"shows": "summary"},
+        ),
         tables=expand(
             f"{RUN}/summary/table-{{table}}.{{form}}",
             table=["1", "2", "3", "agreement", "grades", "ablation"],
@@ -141,9 +146,24 @@ rule figures:
         slices=kept("slices", rules.straighten.output[0], repeat=0, fold=FOLDS),
         cases=rules.merge.output.cases,
     output:
-        agreement=report(f"{RUN}/figures/{{system}}/agreement.png", category="Figures"),
-        errors=report(f"{RUN}/figures/{{system}}/errors.png", category="Figures"),
-        roc=report(f"{RUN}/figures/{{system}}/roc.png", category="Figures"),
+        agreement=report(
+            f"{RUN}/figures/{{system}}/agreement.png",
+            caption="../report/agreement.rst",
+            category="Figures",
+            labels={"system": "{system}", "shows": "agreement"},
+        ),
+        errors=report(
+            f"{RUN}/figures/{{system}}/errors.png",
+            caption="../report/errors.rst",
+            category="Figures",
+            labels={"system": "{system}", "shows": "errors"},
+        ),
+        roc=report(
+            f"{RUN}/figures/{{system}}/roc.png",
+            caption="../report/roc.rst",
+            category="Figures",
+            labels={"system": "{system}", "shows": "roc"},
+        ),
     log:
         f"{RUN}/logs/figures/{{system}}.log",
     benchmark:
@@ -170,9 +190,24 @@ rule comparison:
         matches=scored("matches"),
         curve_errors=scored("curve_errors"),
     output:
-        agreement=report(f"{RUN}/figures/agreement.png", category="Comparison"),
-        errors=report(f"{RUN}/figures/errors.png", category="Comparison"),
-        roc=report(f"{RUN}/figures/roc.png", category="Comparison"),
+        agreement=report(
+            f"{RUN}/figures/agreement.png",
+            caption="../report/agreement.rst",
+            category="Comparison",
+            labels={"shows": "agreement"},
+        ),
+        errors=report(
+            f"{RUN}/figures/errors.png",
+            caption="../report/errors.rst",
+            category="Comparison",
+            labels={"shows": "errors"},
+        ),
+        roc=report(
+            f"{RUN}/figures/roc.png",
+            caption="../report/roc.rst",
+            category="Comparison",
+            labels={"shows": "roc"},
+        ),
     log:
         f"{RUN}/logs/comparison.log",
     benchmark:

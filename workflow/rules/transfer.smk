@@ -146,7 +146,12 @@ use rule summary as transfer_summary with:
     output:
         parquet=f"{OTHER}/summary/summary.parquet",
         csv=f"{OTHER}/summary/summary.csv",
-        markdown=report(f"{OTHER}/summary/summary.md", category="Transfer"),
+        markdown=report(
+            f"{OTHER}/summary/summary.md",
+            caption="../report/summary.rst",
+            category="Transfer",
+            labels={"shows": "summary"},
+        ),
         tables=expand(
             f"{OTHER}/summary/table-{{table}}.{{form}}",
             table=["1", "2", "3", "agreement", "grades", "ablation"],
@@ -174,9 +179,24 @@ use rule comparison as transfer_figures with:
         matches=rules.transfer_summary.input.matches,
         curve_errors=rules.transfer_summary.input.curve_errors,
     output:
-        agreement=report(f"{OTHER}/figures/agreement.png", category="Transfer"),
-        errors=report(f"{OTHER}/figures/errors.png", category="Transfer"),
-        roc=report(f"{OTHER}/figures/roc.png", category="Transfer"),
+        agreement=report(
+            f"{OTHER}/figures/agreement.png",
+            caption="../report/agreement.rst",
+            category="Transfer",
+            labels={"shows": "agreement"},
+        ),
+        errors=report(
+            f"{OTHER}/figures/errors.png",
+            caption="../report/errors.rst",
+            category="Transfer",
+            labels={"shows": "errors"},
+        ),
+        roc=report(
+            f"{OTHER}/figures/roc.png",
+            caption="../report/roc.rst",
+            category="Transfer",
+            labels={"shows": "roc"},
+        ),
     log:
         f"{RUN}/logs/transfer/{{cohort}}/figures.log",
     benchmark:
