@@ -8,10 +8,10 @@ sys.path.insert(0, workflow.basedir)  # the checkout's own package, installed or
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
-from vertfrac.cohorts.sources import list_scans
+from vertfrac.cohorts.sources import in_shard, list_scans
 from vertfrac.config import NiftiCohort, canonical, owner, resolve
 from vertfrac.errors import VertfracError
-from vertfrac.provenance import code_hash
+from vertfrac.provenance import provenance
 
 min_version("9.0")
 
@@ -26,6 +26,10 @@ try:
     CONFIG = resolve(config, Path(workflow.configfiles[-1]).parent, "configuration")
 except VertfracError as error:
     raise WorkflowError(str(error)) from None
+
+
+report: "workflow/report/workflow.rst"
+
 
 RUN = f"results/{CONFIG.name}"
 SHARDS = range(CONFIG.shards)

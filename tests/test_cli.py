@@ -153,19 +153,41 @@ def test_ingesting_a_folder_without_tables_is_one_line(tmp_path: Path) -> None:
     _is_one_line_about(_run("ingest", "--cohort", _folder(tmp_path), "--out", tmp_path / "out"), "cases.csv")
 
 
-def test_a_failed_case_is_told_on_standard_error_and_the_rest_goes_on(
-    tmp_path: Path, write_scan: WriteScan, spine_keypoints: Any, annotations_of: Any
-) -> None:
+@pytest.fixture
+def cohort(tmp_path: Path, write_scan: WriteScan, spine_keypoints: Any, annotations_of: Any) -> str:
+    """A folder with a usable case, a, and one without an image, b."""
     import pandas as pd
 
     write_scan(tmp_path / "a.nii", lambda x, y, z: x + y - z)
     (tmp_path / "cases.csv").write_text("case,image\na,a.nii\nb,b.nii\n")
     marks = [annotations_of(spine_keypoints(3), case=case) for case in "ab"]
     pd.concat(marks).to_csv(tmp_path / "annotations.csv", index=False)
-    result = _run("ingest", "--cohort", _folder(tmp_path), "--out", tmp_path / "out")
+    return _folder(tmp_path)
+
+
+def test_a_failed_case_is_told_on_standard_error_and_the_rest_goes_on(tmp_path: Path, cohort: str) -> None:
+    result = _run("ingest", "--cohort", cohort, "--out", tmp_path / "out")
     assert result.exit_code == 0
     assert result.stdout == "1 of 2 cases usable\n"
     assert result.stderr.startswith("b: ")
+
+
+def test_shards_divide_the_cases_and_one_without_any_is_fine(tmp_path: Path, cohort: str) -> None:
+    for k in range(4):
+        out = tmp_path / str(k)
+        assert _run("ingest", "--cohort", cohort, "--shard", f"{k}/4", "--out", out).exit_code == 0
+        cases = out / "cases.parquet"
+        for command in (
+            ("resample", "--cases", cases, "--spacing", "8", "8", "8", "--out", tmp_path / "volumes"),
+            ("slices", "--cases", cases, "--annotations", out / "annotations.parquet", "--settings", "{}",
+             "--out", tmp_path / "slices"),
+        ):  # fmt: skip
+            assert _run(*command).exit_code == 0
+    parts = [list(tables.read_table(tmp_path / str(k) / "cases.parquet", tables.CASES)["case"]) for k in range(4)]
+    assert sorted(case for part in parts for case in part) == ["a", "b"]
+    assert [] in parts
+    assert _run("merge", *(f"--shards={tmp_path / str(k)}" for k in range(4)), "--out", tmp_path).exit_code == 0
+    assert list(tables.read_table(tmp_path / "cases.parquet", tables.CASES)["case"]) == ["a", "b"]
 
 
 def _cases(path: Path, count: int) -> Path:

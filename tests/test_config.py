@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
+from jsonschema import Draft202012Validator
 
+from vertfrac.cli import main
 from vertfrac.config import (
     AnchorBasedNetwork,
     Config,
@@ -22,9 +25,11 @@ from vertfrac.config import (
     read_yaml,
     resolve,
 )
+from vertfrac.config_schema import run_schema, system_schema
 from vertfrac.errors import ConfigError
 
 SHIPPED = Path(__file__).parents[1] / "config" / "config.yaml"
+RUN_SCHEMA, SYSTEM_SCHEMA = (Draft202012Validator(schema) for schema in (run_schema(), system_schema()))
 
 
 @pytest.fixture
@@ -133,6 +138,101 @@ def test_a_configuration_cannot_be_changed(raw: dict[str, Any]) -> None:
     config = parse(Config, raw, "file.yaml")
     with pytest.raises(ValueError, match="frozen"):
         config.folds.k = 3  # type: ignore[misc]  # the mistake
+
+
+# --- every section and every key
+
+
+def _paths(value: dict[str, Any], *, leaves: bool, path: str = "") -> list[str]:
+    """The paths of all sections in a configuration, or those of all keys that hold no section."""
+    found = [] if leaves else [path]
+    for key, part in value.items():
+        below = f"{path}.{key}" if path else key
+        if isinstance(part, dict):
+            found += _paths(part, leaves=leaves, path=below)
+        elif leaves:
+            found.append(below)
+    return found
+
+
+COHORTS: dict[str, dict[str, Any]] = {
+    "phantom": {"cases": 10},
+    "nifti": {"folder": "x"},
+    "lungcancer500": {"annotations": "x", "images": "y"},
+    "verse": {"folder": "x"},
+}
+
+
+def _whole(raw: dict[str, Any], kind: str) -> dict[str, Any]:
+    """A configuration with all its defaults and every section, its cohorts of one kind."""
+    cohort = {"kind": kind, **COHORTS[kind]}
+    raw = {**raw, "cohort": cohort, "transfer": {"other": {"cohort": cohort}}}
+    return parse(Config, raw, "whole").model_dump(mode="json", exclude={"ancestors"})
+
+
+@pytest.mark.parametrize("kind", COHORTS)
+def test_a_wrong_key_in_any_section_is_named_and_refused_by_the_schema(raw: dict[str, Any], kind: str) -> None:
+    whole = _whole(raw, kind)
+    named_by_users = {"systems", "foreign", "transfer"}
+    sections = set(_paths(whole, leaves=False)) - named_by_users
+    assert {"", "folds", "slices", "cohort", "transfer.other.cohort", "evaluation"} < sections
+    assert {f"systems.tiny.{stage}.{part}" for stage in STAGES for part in STAGES[stage]} < sections
+    for section in sections:
+        path = f"{section}.surprise".removeprefix(".")
+        wrong = _set(whole, path, 1)
+        with pytest.raises(ConfigError, match=rf"^x\.yaml: {re.escape(path)}: unknown key, found 1$"):
+            parse(Config, wrong, "x.yaml")
+        assert not RUN_SCHEMA.is_valid(wrong), path
+
+
+STAGES = {
+    "localizer": ("input", "network", "augmentation", "loss", "training.schedule", "inference"),
+    "detector": ("input", "network", "augmentation", "loss", "training.schedule", "inference", "straighten"),
+}
+
+
+@pytest.mark.parametrize("kind", COHORTS)
+def test_a_wrong_type_of_any_key_is_named(raw: dict[str, Any], kind: str) -> None:
+    whole = _whole(raw, kind)
+    for path in _paths(whole, leaves=True):
+        with pytest.raises(ConfigError, match=rf"^x\.yaml: {re.escape(path)}\b.*found "):
+            parse(Config, _set(whole, path, {"a": "mapping"}), "x.yaml")
+
+
+def test_a_wrong_key_in_any_section_of_a_systems_file_is_named_with_the_file(tmp_path: Path) -> None:
+    (tmp_path / "systems").mkdir()
+    shipped = read_yaml(SHIPPED.parent / "systems" / "vertfrac.yaml")
+    for section in _paths(shipped, leaves=False):
+        path = f"{section}.surprise".removeprefix(".")
+        wrong = _set(shipped, path, 1)
+        (tmp_path / "systems" / "mine.yaml").write_text(json.dumps(wrong))
+        with pytest.raises(ConfigError, match=rf"mine\.yaml: {re.escape(path)}: unknown key"):
+            resolve({"name": "x", "cohort": {"kind": "phantom", "cases": 6}, "systems": ["mine"]}, tmp_path, "x.yaml")
+        assert not SYSTEM_SCHEMA.is_valid(wrong), path
+
+
+# --- the schemas
+
+
+@pytest.mark.parametrize(("options", "name"), [((), "config"), (("--system",), "system")])
+def test_the_documented_schema_is_that_of_the_code(options: tuple[str, ...], name: str) -> None:
+    printed = CliRunner().invoke(main, ["config-schema", *options]).output
+    assert printed == (SHIPPED.parents[1] / "docs" / f"{name}.schema.json").read_text()
+
+
+@pytest.mark.parametrize("path", sorted(SHIPPED.parent.rglob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_file_fits_its_schema_and_names_it(path: Path) -> None:
+    (SYSTEM_SCHEMA if path.parent.name == "systems" else RUN_SCHEMA).validate(read_yaml(path))
+    line = path.read_text().splitlines()[0]
+    assert line.startswith("# yaml-language-server: $schema=")
+    name = "system" if path.parent.name == "systems" else "config"
+    assert (path.parent / line.split("=", 1)[1]).resolve() == SHIPPED.parents[1] / "docs" / f"{name}.schema.json"
+
+
+def test_a_system_with_a_base_states_only_what_differs(raw: dict[str, Any]) -> None:
+    changed = {"localizer": {"training": {"steps": 7}}}
+    for systems, fits in (({"base": "tiny", **changed}, True), (changed, False), ({"base": "tiny", "x": 1}, False)):
+        assert RUN_SCHEMA.is_valid({**raw, "systems": ["tiny", {"mine": systems}]}) == fits
 
 
 # --- files

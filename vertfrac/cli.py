@@ -188,11 +188,11 @@ def keypoints_from_mask(mask: Path, out: Path, subregions: Path | None, scan: Pa
 @click.option("--cohort", required=True, help="section cohort of the configuration, as JSON")
 @click.option("--index", type=PATH, help="table of series of a lungcancer500 cohort; default: made for this call")
 @_path("out", "folder for the canonical images and tables")
-@_shard
+@click.option("--shard", type=_Shard(), default=(0, 1), help="do one of n parts of the cases, by name", metavar="K/N")
 def ingest(cohort: str, index: Path | None, out: Path, shard: tuple[int, int]) -> None:
     """Bring scans and annotations into the canonical form."""
     from vertfrac.cohorts.ingest import ingest as run
-    from vertfrac.cohorts.sources import list_scans
+    from vertfrac.cohorts.sources import in_shard, list_scans
     from vertfrac.config import parse_cohort
 
     settings = parse_cohort(cohort, "--cohort").model_dump(mode="json")
@@ -200,8 +200,8 @@ def ingest(cohort: str, index: Path | None, out: Path, shard: tuple[int, int]) -
         if settings["kind"] != "lungcancer500":
             raise click.UsageError(f"--index is for cohorts of kind lungcancer500, found {settings['kind']}")
         settings["index"] = str(index)
-    number, count = shard
-    cases = run(list_scans(settings.pop("kind"), settings)[number::count], out)
+    scans = list_scans(settings.pop("kind"), settings)
+    cases = run([scan for scan in scans if in_shard(scan.case, shard)], out)
     for case, reason in cases.loc[cases["status"] != "ok", ["case", "reason"]].itertuples(index=False):
         click.echo(f"{case}: {reason}", err=True)
     click.echo(f"{(cases['status'] == 'ok').sum()} of {len(cases)} cases usable")
@@ -271,9 +271,10 @@ def merge(shards: tuple[Path, ...], out: Path) -> None:
 @main.command()
 @_path("cases", "table of cases")
 @_settings()
+@_repeat
 @_path("out", "table of folds")
-def folds(cases: Path, settings: str, out: Path) -> None:
-    """Split the patients into folds."""
+def folds(cases: Path, settings: str, repeat: int, out: Path) -> None:
+    """Split the patients into the folds of one repeat."""
     from vertfrac import tables
     from vertfrac.cohorts.folds import published_split, split
     from vertfrac.config import Folds
@@ -281,7 +282,7 @@ def folds(cases: Path, settings: str, out: Path) -> None:
     s: Folds = _section(Folds, settings)
     table = tables.read_table(cases, tables.CASES)
     rows = (
-        split(table, k=s.k, repeats=s.repeats, seed=s.seed)
+        split(table, k=s.k, repeat=repeat, seed=s.seed)
         if s.split == "random"
         else published_split(table, held_out=s.held_out)
     )
@@ -313,13 +314,13 @@ def slices(cases: Path, annotations: Path, settings: str, out: Path) -> None:
     click.echo(f"{cache_slices(cases, annotations, out, **s.model_dump())} slices")
 
 
-def _work_folder(work: Path, module: str, settings: str, *files: Path) -> Path:
+def _work_folder(work: Path, step: str, settings: str, *files: Path) -> Path:
     """The sub-folder for just this code, these settings and these data, so that a changed run never resumes another."""
     import hashlib
 
-    from vertfrac.provenance import code_hash
+    from vertfrac.provenance import provenance
 
-    digest = hashlib.sha256(f"{code_hash(module)} {settings}".encode())
+    digest = hashlib.sha256(f"{provenance(step)} {settings}".encode())
     for path in files:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
@@ -389,7 +390,7 @@ def train_localizer(
         batch=s.training.batch,
         **s.augmentation.model_dump(),
         settings=_fit_settings(s.training),
-        work=_work_folder(work, "training.localizer", settings, annotations, folds, *volumes),
+        work=_work_folder(work, "cli.train_localizer", settings, annotations, folds, *volumes),
         device=pick_device(device),
     )
     save_weights(out, network, kind="localizer", settings=s.network.model_dump(mode="json"))
@@ -440,7 +441,7 @@ def train_detector(
         batch=s.training.batch,
         **s.augmentation.model_dump(),
         settings=_fit_settings(s.training),
-        work=_work_folder(work, "training.detector", settings, folds, *slices),
+        work=_work_folder(work, "cli.train_detector", settings, folds, *slices),
         device=pick_device(device),
     )
     save_weights(out, network, kind="detector", settings=s.network.model_dump(mode="json"))
@@ -588,6 +589,13 @@ def detect(
     )
 
 
+def _matching(evaluation: Any) -> dict[str, Any]:
+    """What decides a match, and the limit that belongs to it."""
+    distance = evaluation.closeness == "distance"
+    limit = evaluation.match_distance_mm if distance else evaluation.match_iou
+    return {"closeness": evaluation.closeness, "threshold": limit}
+
+
 _evaluation = click.option("--settings", default="{}", help="section evaluation of the configuration, as JSON")
 
 
@@ -631,8 +639,7 @@ def evaluate(
         cases=cases,
         curves=curves,
         statuses=statuses,
-        closeness=s.closeness,
-        threshold=s.threshold,
+        **_matching(s),
         run={"system": system, "repeat": repeat},
         out=out,
         warn=lambda line: click.echo(line, err=True),
@@ -675,8 +682,7 @@ def experts(
     scored = score_experts(
         read_experts(paths, spacing),
         reference=against,
-        closeness=s.closeness,
-        threshold=s.threshold,
+        **_matching(s),
         cases=cases,
         out=out,
         warn=lambda line: click.echo(line, err=True),
@@ -813,6 +819,17 @@ def config_check(path: Path) -> None:
     from vertfrac.config import canonical, read_yaml, resolve
 
     click.echo(canonical(resolve(read_yaml(path), path.parent, str(path))))
+
+
+@main.command("config-schema")
+@click.option("--system", is_flag=True, help="of a file in config/systems, instead of a run's configuration")
+def config_schema(system: bool) -> None:
+    """Print the JSON schema of configuration files, by which editors complete and check them."""
+    import json
+
+    from vertfrac.config_schema import run_schema, system_schema
+
+    click.echo(json.dumps(system_schema() if system else run_schema(), indent=2))
 
 
 if __name__ == "__main__":

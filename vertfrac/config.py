@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -262,7 +263,8 @@ class AnchorBasedNetwork(_SliceNetwork):
     best_anchor: bool = Field(True, description="a vertebra that no box reaches claims the one that overlaps it most")
 
 
-DetectorNetwork = Annotated[AnchorFreeNetwork | AnchorBasedNetwork, Field(discriminator="kind")]
+AnyNetwork = AnchorFreeNetwork | AnchorBasedNetwork
+DetectorNetwork = Annotated[AnyNetwork, Field(discriminator="kind")]
 
 
 class DetectorInput(Section):
@@ -333,11 +335,6 @@ class Evaluation(Section):
     seed: int = Field(0, description="seed of the resamples")
     experts: bool = Field(False, description="score the experts against each other, as one more row of the tables")
 
-    @property
-    def threshold(self) -> float:
-        """The limit that belongs to the closeness."""
-        return self.match_distance_mm if self.closeness == "distance" else self.match_iou
-
 
 NAME = r"^[A-Za-z0-9._-]+$"
 """What can name a folder in results/."""
@@ -407,9 +404,13 @@ def parse(section: type[S], value: Any, where: str) -> S:
 
 def _key_path(location: tuple[int | str, ...], problem: str) -> str:
     """The path of a key as a user writes it: without the kind, which pydantic adds where it chose a class by it."""
-    chosen = {i for i, part in enumerate(location[:-1], start=1) if part in ("cohort", "network")}
-    path = [str(part) for i, part in enumerate(location) if i not in chosen]
+    chosen = {("cohort", kind) for kind in _kinds(AnyCohort)} | {("network", kind) for kind in _kinds(AnyNetwork)}
+    path = [str(part) for i, part in enumerate(location) if location[i - 1 : i + 1] not in chosen]
     return ".".join([*path, "kind"] if problem.startswith("union_tag") else path)
+
+
+def _kinds(sections: UnionType) -> set[str]:
+    return {get_args(section.model_fields["kind"].annotation)[0] for section in get_args(sections)}
 
 
 def _short(value: Any) -> str:

@@ -179,10 +179,29 @@ def test_the_workflow_watches_all_that_a_case_is_read_from(
     write_annotation(tmp_path / "annotations" / "one.json", rows)
     (tmp_path / "cases.csv").write_text("case,image\none,one.nii\n")
     (scan,) = list_scans("nifti", {"folder": str(tmp_path)})
-    assert set(scan.files) == {tmp_path / "cases.csv", tmp_path / "annotations" / "one.json", image}
+    assert set(scan.files) == {tmp_path / "annotations" / "one.json", image}
     (tmp_path / "cases.csv").unlink()
     (scan,) = list_scans("nifti", {"folder": str(tmp_path)})
     assert set(scan.files) == {tmp_path / "annotations" / "one.json", image}
+
+
+def test_of_a_table_the_workflow_watches_the_rows_of_the_case_alone(
+    tmp_path: Path, write_scan: WriteScan, rows: pd.DataFrame
+) -> None:
+    def listed(patient: str, shift: float) -> dict[str, str]:
+        (tmp_path / "cases.csv").write_text(f"case,image,patient\none,one.nii,p\ntwo,two.nii,{patient}\n")
+        moved = rows.assign(case="two", anterior_superior_x=rows["anterior_superior_x"] + shift)
+        pd.concat([rows.assign(case="one"), moved]).to_csv(tmp_path / "annotations.csv", index=False)
+        scans = list_scans("nifti", {"folder": str(tmp_path)})
+        assert {scan.case: scan.files for scan in scans} == {"one": (images[0],), "two": (images[1],)}
+        return {scan.case: scan.listed for scan in scans}
+
+    images = [write_scan(tmp_path / name, ramp) for name in ("one.nii", "two.nii")]
+    before = listed("p", 0.0)
+    for changed in (listed("q", 0.0), listed("p", 0.25)):
+        assert changed["one"] == before["one"]
+        assert changed["two"] != before["two"]
+    assert listed("p", 0.0) == before
 
 
 # --- where the annotations are

@@ -221,7 +221,10 @@ def test_a_scan_depends_on_the_table_of_grades(tmp_path: Path) -> None:
     _touch(tmp_path, FLAT)
     path = tmp_path / "grades.csv"
     path.write_text("scan_id,vertebra,genant_grade\nverse004,L1,0\n")
-    assert all(path in scan.files for scan in _listed(tmp_path, grades=str(path)).values())
+    before = _listed(tmp_path, grades=str(path))
+    path.write_text("scan_id,vertebra,genant_grade\nverse004,L1,2\n")
+    after = _listed(tmp_path, grades=str(path))
+    assert {name for name in before if before[name].listed != after[name].listed} == {"verse004"}
 
 
 def test_the_public_table_is_read_whole() -> None:

@@ -49,7 +49,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_published_split_is_that_of_the_folders(finished: Path) -> None:
-    folds = tables.read_table(finished / "results/verse/folds.parquet", tables.FOLDS).set_index("case")["fold"]
+    folds = tables.read_table(finished / "results/verse/folds/r0.parquet", tables.FOLDS).set_index("case")["fold"]
     assert folds.fillna(-1).to_dict() == {"sub-verse001": -1, "sub-verse003": 0}
 
 
@@ -66,4 +66,8 @@ def test_changed_grades_make_ingestion_stale_and_nothing_else_does(finished: Pat
     assert "Nothing to be done" in snakemake(finished, "--dry-run")
     grades = finished / "verse" / "grades.csv"
     grades.write_text(grades.read_text() + "\n")
+    assert "Nothing to be done" in snakemake(finished, "--dry-run")
+    first = pd.read_csv(grades, dtype=str)
+    first.loc[0, "genant_grade"] = str(3 - int(first.loc[0, "genant_grade"]))
+    first.to_csv(grades, index=False)
     assert "rule ingest" in snakemake(finished, "--dry-run").replace("localrule", "rule")

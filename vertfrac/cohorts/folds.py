@@ -11,8 +11,8 @@ from vertfrac.errors import CohortError
 from vertfrac.genant import grade
 
 
-def split(cases: pd.DataFrame, *, k: int, repeats: int, seed: int) -> pd.DataFrame:
-    """Assign every usable case to the fold that holds it out, once per repeat.
+def split(cases: pd.DataFrame, *, k: int, repeat: int, seed: int) -> pd.DataFrame:
+    """Assign every usable case to the fold that holds it out in one repeat, which depends on no other repeat.
 
     cases : table CASES. Stratified by the worst Genant grade of the patient. Returns rows of the table FOLDS; raises
     CohortError when there are more folds than patients.
@@ -29,16 +29,11 @@ def split(cases: pd.DataFrame, *, k: int, repeats: int, seed: int) -> pd.DataFra
         grades.map(count) >= k, count.idxmax()
     )  # a grade with fewer patients than folds cannot be spread
     rows = []
-    for repeat in range(repeats):
-        folds = StratifiedKFold(k, shuffle=True, random_state=seed + repeat)
-        for fold, (_, held_out) in enumerate(folds.split(patients.index, strata)):
-            chosen = patients.index[held_out]
-            for case, patient in usable.loc[usable["patient"].isin(chosen), ["case", "patient"]].itertuples(
-                index=False
-            ):
-                rows.append(
-                    {"repeat": repeat, "fold": fold, "case": case, "patient": patient, "grade": grades[patient]}
-                )
+    folds = StratifiedKFold(k, shuffle=True, random_state=seed + repeat)
+    for fold, (_, held_out) in enumerate(folds.split(patients.index, strata)):
+        chosen = usable[usable["patient"].isin(patients.index[held_out])]
+        for case, patient in chosen[["case", "patient"]].itertuples(index=False):
+            rows.append({"repeat": repeat, "fold": fold, "case": case, "patient": patient, "grade": grades[patient]})
     return pd.DataFrame(rows)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,11 +51,15 @@ class _Listed:
 
 @dataclass(frozen=True)
 class _Annotated:
-    """Where a case's annotation is, and how it is read. files : what reading depends on, existing or not."""
+    """Where a case's annotation is, and how it is read.
+
+    files : what reading depends on, existing or not. listed : its rows of a table that other cases are in too.
+    """
 
     source: str
     files: tuple[Path, ...]
     read: ReadRows
+    listed: str = ""
 
 
 def scans(folder: str | None = None, table: str | None = None, annotations: str | None = None) -> list[Scan]:
@@ -204,7 +208,12 @@ def _annotations(here: Path, named: str | None, listing: Path, cases: set[str]) 
         raise AnnotationError(f"{path}: case {min(unknown)} is not listed in {listing.name}")
     data["expert"] = data["expert"].fillna(tables.DEFAULT_EXPERT)
     by_case = dict(iter(data.groupby("case", sort=False)))
-    return lambda case: _Annotated(str(path), (path,), lambda: by_case.get(case, data[:0]))
+
+    def annotated(case: str) -> _Annotated:
+        rows = by_case.get(case, data[:0])
+        return _Annotated(str(path), (), lambda: rows, rows.to_csv(index=False))
+
+    return annotated
 
 
 def _check_all_known(folder: Path, listing: Path, cases: set[str]) -> None:
@@ -282,13 +291,9 @@ def _scan(one: _Listed, listing: Path, annotated: Callable[[str], _Annotated]) -
         one.case,
         one.patient,
         str(image or listing),
-        _watched(listing, image, annotation.files),
+        (*annotation.files, *([image] if image else [])),
         read,
         one.split,
         annotation.source,
+        f"{one}\n{annotation.listed}",
     )
-
-
-def _watched(listing: Path, image: Path | None, annotations: Iterable[Path]) -> tuple[Path, ...]:
-    own = [listing] if listing.suffix else []  # a folder's own date changes with anything that is written into it
-    return (*own, *annotations, *([image] if image else []))

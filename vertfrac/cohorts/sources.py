@@ -7,6 +7,7 @@ one image, so that listing is quick and a broken case fails alone, when it is re
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ class Scan:
         raises a VertfracError that names the file, what was found and what was expected.
     split : the part of a published split, train, validation or test; "" where there is no such split.
     annotated_in : the file or folder that holds the annotation, for people to find it; "" where that is ``source``.
+    listed : all that reading depends on in what it shares with other cases, such as its rows of a table. The workflow
+        watches this text and not the table, in which another case may change.
     """
 
     case: str
@@ -39,6 +42,7 @@ class Scan:
     read: Callable[[], tuple[Image, pd.DataFrame]]
     split: str = ""
     annotated_in: str = ""
+    listed: str = ""
 
 
 def list_scans(kind: str, settings: Mapping[str, Any]) -> list[Scan]:
@@ -54,6 +58,12 @@ def list_scans(kind: str, settings: Mapping[str, Any]) -> list[Scan]:
     if not scans:
         raise CohortError(f"cohort of kind {kind}: found no case, expected at least one ({dict(settings)})")
     return sorted(scans, key=lambda scan: scan.case)
+
+
+def in_shard(case: str, shard: tuple[int, int]) -> bool:
+    """Whether a case belongs to shard k of n: by its name alone, so that a new case changes no shard but its own."""
+    number, count = shard
+    return int.from_bytes(hashlib.sha256(case.encode()).digest()) % count == number
 
 
 def left_out(kind: str, settings: Mapping[str, Any]) -> list[str]:

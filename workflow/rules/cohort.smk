@@ -17,7 +17,7 @@ rule phantom:
         cases=lambda wildcards: cohort_settings(wildcards).cases,
         seed=lambda wildcards: cohort_settings(wildcards).seed,
         shards=CONFIG.shards,
-        code=code_hash("cohorts.phantom"),
+        code=provenance("cohorts.phantom.write_phantoms"),
     shell:
         "vertfrac phantom --cases {params.cases} --seed {params.seed} --shard {wildcards.shard}/{params.shards}"
         " --out {output} > {log} 2>&1"
@@ -39,7 +39,7 @@ rule index:
     params:
         images=lambda wildcards: cohort_settings(wildcards).images,
         tree=indexed_tree,
-        code=code_hash("cohorts.series_index"),
+        code=provenance("cli.index"),
     shell:
         "vertfrac index --images {params.images:q} --out {output} --threads {threads} > {log} 2>&1"
 
@@ -61,6 +61,7 @@ rule ingest:
         runtime=120,
     params:
         cohort=lambda wildcards: canonical(source_settings(SOURCE)(wildcards)),
+        listed=source_listed(SOURCE),
         shard=source_shard,
         index=as_option("index"),
         code=ingest_code(source_settings(SOURCE)),
@@ -87,7 +88,7 @@ rule merge:
     params:
         shards=lambda wildcards, input: [f"--shards={shard}" for shard in input],
         out=subpath(output.cases, parent=True),
-        code=code_hash("cohorts.ingest"),
+        code=provenance("cli.merge"),
     shell:
         "vertfrac merge {params.shards} --out {params.out} > {log} 2>&1"
 
@@ -96,21 +97,22 @@ rule folds:
     input:
         rules.merge.output.cases,
     output:
-        f"{RUN}/folds.parquet",
+        f"{RUN}/folds/r{{repeat}}.parquet",
     log:
-        f"{RUN}/logs/folds.log",
+        f"{RUN}/logs/folds/r{{repeat}}.log",
     benchmark:
-        f"{RUN}/benchmarks/folds.tsv"
+        f"{RUN}/benchmarks/folds/r{{repeat}}.tsv"
     conda:
         "../../envs/vertfrac.yaml"
     resources:
         mem_mb=1000,
         runtime=10,
     params:
-        settings=canonical(CONFIG.folds),
-        code=code_hash("cohorts.folds"),
+        settings=SPLIT,
+        code=provenance("cli.folds"),
     shell:
-        "vertfrac folds --cases {input} --settings {params.settings:q} --out {output} > {log} 2>&1"
+        "vertfrac folds --cases {input} --settings {params.settings:q} --repeat {wildcards.repeat} --out {output}"
+        " > {log} 2>&1"
 
 
 rule resample:
@@ -129,7 +131,7 @@ rule resample:
         runtime=120,
     params:
         spacing=lambda wildcards: wildcards.spacing.split("x"),
-        code=code_hash("cohorts.cache"),
+        code=provenance("cli.resample"),
     shell:
         "vertfrac resample --cases {input}/cases.parquet --spacing {params.spacing} --out {output} > {log} 2>&1"
 
@@ -150,7 +152,7 @@ rule slices:
         runtime=120,
     params:
         settings=canonical(CONFIG.slices),
-        code=code_hash("cohorts.cache"),
+        code=provenance("cli.slices"),
     shell:
         "vertfrac slices --cases {input}/cases.parquet --annotations {input}/annotations.parquet"
         " --settings {params.settings:q} --out {output} > {log} 2>&1"

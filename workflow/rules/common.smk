@@ -1,5 +1,7 @@
 # What the rules share: paths, the sections of the configuration that each stage depends on, command-line options.
 
+import functools
+import hashlib
 import json
 import re
 
@@ -21,6 +23,11 @@ SYSTEMS = CONFIG.ancestors | CONFIG.systems
 
 # Training jobs share the machine's cores.
 TRAINING_THREADS = max(1, min(8, workflow.cores // len(FOLDS))) if workflow.cores else 1
+
+
+# What one split depends on: not on how many there are.
+USED = {"random": {"split", "k", "seed"}, "published": {"split", "held_out"}}
+SPLIT = json.dumps(CONFIG.folds.model_dump(include=USED[CONFIG.folds.split]))
 
 
 def cohort_settings(wildcards):
@@ -51,24 +58,57 @@ def source_files(source):
             return [source.format(**wildcards)]
         if cohort.kind == "lungcancer500":
             return annotations_of_shard(cohort.annotations, int(wildcards.shard))
-        try:
-            scans = list_scans(cohort.kind, cohort.model_dump(exclude={"kind"}))
-        except VertfracError as error:
-            raise WorkflowError(str(error)) from None
-        chosen = scans[int(wildcards.shard) :: CONFIG.shards]
         # one that does not exist is not asked for, since its case fails alone, with a reason
         return sorted(
-            {str(path) for scan in chosen for path in scan.files if path.exists()}
+            {
+                str(path)
+                for scan in scans_of_shard(cohort, int(wildcards.shard))
+                for path in scan.files
+                if path.exists()
+            }
         )
 
     return files
+
+
+def source_listed(source):
+    """Digest of what tables of many cases say of those of a shard; a table itself is no input of it."""
+
+    def listed(wildcards):
+        cohort = cohort_settings(wildcards)
+        if cohort.kind in ("phantom", "lungcancer500"):
+            return ""
+        scans = scans_of_shard(cohort, int(wildcards.shard))
+        text = "\n".join(f"{scan.case} {scan.listed}" for scan in scans)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    return listed
+
+
+@functools.cache
+def scans_of_shard(cohort, shard):
+    try:
+        return [
+            scan
+            for scan in scans_of(cohort)
+            if in_shard(scan.case, (shard, CONFIG.shards))
+        ]
+    except VertfracError as error:
+        raise WorkflowError(str(error)) from None
+
+
+@functools.cache
+def scans_of(cohort):
+    return list_scans(cohort.kind, cohort.model_dump(exclude={"kind"}))
 
 
 def annotations_of_shard(folder, shard):
     """The JSON files of a shard of a lungcancer500 cohort, whose images are known only once they are indexed."""
     try:
         return [
-            str(path) for path in annotation_files(Path(folder))[shard :: CONFIG.shards]
+            str(path)
+            for path in annotation_files(Path(folder))
+            if in_shard(path.stem, (shard, CONFIG.shards))
         ]
     except VertfracError as error:
         raise WorkflowError(str(error)) from None
@@ -97,15 +137,15 @@ def as_option(name):
 
 
 def source_shard(wildcards):
-    """Which cases of the source a shard takes: every phantom that was made for it, or every n-th of a user's."""
+    """Which cases of the source a shard takes: every phantom that was made for it, or its part of a user's."""
     whole = cohort_settings(wildcards).kind == "phantom"
     return "0/1" if whole else f"{wildcards.shard}/{CONFIG.shards}"
 
 
 def ingest_code(settings):
-    """Hash of what ingests a cohort: the common code and the adapter of its kind."""
-    return lambda wildcards: code_hash(
-        "cohorts.ingest", f"cohorts.{settings(wildcards).kind}"
+    """What ingests a cohort: the common code and the adapter of its kind."""
+    return lambda wildcards: provenance(
+        "cli.ingest", f"cohorts.{settings(wildcards).kind}.scans"
     )
 
 
@@ -174,8 +214,16 @@ def per_fold(path):
     return expand(path, fold=FOLDS, allow_missing=True)
 
 
-# The experts' row is one more input of the summary, and changes nothing in how the others are scored.
-SCORING = canonical(CONFIG.evaluation.model_copy(update={"experts": False}))
+def matching(evaluation):
+    """The part of a section evaluation that decides what matches; of the two limits the one that counts."""
+    by_distance = evaluation.closeness == "distance"
+    limit = "match_distance_mm" if by_distance else "match_iou"
+    return json.dumps(evaluation.model_dump(include={"closeness", limit}))
+
+
+def intervals(evaluation):
+    """The part of a section evaluation that the intervals of the summary depend on."""
+    return json.dumps(evaluation.model_dump(include={"resamples", "seed"}))
 
 
 def one_of(names):

@@ -24,7 +24,7 @@ rule train_localizer:
         volumes=as_options("volumes"),
         settings=lambda wildcards: training_settings(localizer(wildcards)),
         work=subpath(output[0], parent=True),
-        code=code_hash("training.localizer"),
+        code=provenance("cli.train_localizer"),
     shell:
         "vertfrac train-localizer {params.volumes} --annotations {input.annotations} --folds {input.folds}"
         " --repeat {wildcards.repeat} --fold {wildcards.fold} --settings {params.settings:q} --work {params.work}/localizer"
@@ -53,7 +53,7 @@ rule curves:
     params:
         volumes=as_options("volumes"),
         settings=lambda wildcards: canonical(localizer(wildcards)),
-        code=code_hash("inference.held_out"),
+        code=provenance("cli.curves"),
     shell:
         "vertfrac curves {params.volumes} --folds {input.folds} --repeat {wildcards.repeat} --fold {wildcards.fold}"
         " --settings {params.settings:q} --weights {input.weights} --curves {output.curves} --statuses {output.statuses}"

@@ -24,7 +24,7 @@ rule train_detector:
         settings=lambda wildcards: training_settings(detector(wildcards)),
         spacing=CONFIG.slices.spacing_mm,
         work=subpath(output[0], parent=True),
-        code=code_hash("training.detector"),
+        code=provenance("cli.train_detector"),
     shell:
         "vertfrac train-detector {params.slices} --folds {input.folds} --repeat {wildcards.repeat} --fold {wildcards.fold}"
         " --settings {params.settings:q} --spacing {params.spacing} --work {params.work}/detector"
@@ -51,7 +51,7 @@ rule straighten:
         spacing=CONFIG.slices.spacing_mm,
         width=lambda wildcards: detector(wildcards).straighten.width_mm,
         beyond=lambda wildcards: detector(wildcards).straighten.extend_mm,
-        code=code_hash("inference.held_out"),
+        code=provenance("cli.straighten"),
     shell:
         "vertfrac straighten --cases {input.cases} --curves {input.curves} --spacing {params.spacing}"
         " --width {params.width} --extend {params.beyond} --out {output} > {log} 2>&1"
@@ -78,7 +78,7 @@ rule detect:
         settings=lambda wildcards: training_settings(detector(wildcards)),
         inference=lambda wildcards: canonical(detector(wildcards).inference),
         spacing=CONFIG.slices.spacing_mm,
-        code=code_hash("inference.held_out"),
+        code=provenance("cli.detect"),
     shell:
         "vertfrac detect --slices {input.slices} --weights {input.weights} --settings {params.settings:q}"
         " --inference {params.inference:q} --spacing {params.spacing} --system {wildcards.system}"

@@ -27,9 +27,9 @@ rule evaluate:
         predictions=as_options("predictions"),
         curves=as_options("curves"),
         statuses=as_options("statuses"),
-        settings=SCORING,
+        settings=matching(CONFIG.evaluation),
         out=subpath(output.metrics, parent=True),
-        code=code_hash("evaluation.run"),
+        code=provenance("cli.evaluate"),
     shell:
         "vertfrac evaluate --annotations {input.annotations} --folds {input.folds} {params.predictions} {params.curves}"
         " {params.statuses} --settings {params.settings:q} --system {wildcards.system} --repeat {wildcards.repeat}"
@@ -57,9 +57,9 @@ rule evaluate_foreign:
         mem_mb=2000,
         runtime=60,
     params:
-        settings=SCORING,
+        settings=matching(CONFIG.evaluation),
         out=subpath(output.metrics, parent=True),
-        code=code_hash("evaluation.run"),
+        code=provenance("cli.evaluate"),
     shell:
         "vertfrac evaluate --annotations {input.annotations} --cases {input.cases} --predictions {input.predictions:q}"
         " --settings {params.settings:q} --system {wildcards.system} --out {params.out} > {log} 2>&1"
@@ -84,9 +84,9 @@ rule experts:
         mem_mb=2000,
         runtime=60,
     params:
-        settings=SCORING,
+        settings=matching(CONFIG.evaluation),
         out=subpath(output.metrics, parent=True),
-        code=code_hash("evaluation.experts"),
+        code=provenance("cli.experts"),
     shell:
         "vertfrac experts {input.annotations} --cases {input.cases} --settings {params.settings:q} --out {params.out}"
         " > {log} 2>&1"
@@ -100,7 +100,12 @@ rule summary:
     output:
         parquet=f"{RUN}/summary/summary.parquet",
         csv=f"{RUN}/summary/summary.csv",
-        markdown=report(f"{RUN}/summary/summary.md", category="Summary"),
+        markdown=report(
+            f"{RUN}/summary/summary.md",
+            caption="../report/summary.rst",
+            category="Summary",
+            labels={"shows": "summary"},
+        ),
         tables=expand(
             f"{RUN}/summary/table-{{table}}.{{form}}",
             table=["1", "2", "3", "agreement", "grades", "ablation"],
@@ -118,11 +123,11 @@ rule summary:
     params:
         matches=as_options("matches"),
         curve_errors=as_options("curve-errors"),
-        settings=SCORING,
+        settings=intervals(CONFIG.evaluation),
         heading=f"{CONFIG.name}: {HELD_OUT}",
         changes=CHANGES,
         out=subpath(output.parquet, parent=True),
-        code=code_hash("evaluation.run"),
+        code=provenance("cli.summary"),
     shell:
         "vertfrac summary {params.matches} {params.curve_errors} --cases {input.cases} --settings {params.settings:q}"
         " --heading {params.heading:q} --changes {params.changes:q} --out {params.out} > {log} 2>&1"
@@ -141,9 +146,24 @@ rule figures:
         slices=kept("slices", rules.straighten.output[0], repeat=0, fold=FOLDS),
         cases=rules.merge.output.cases,
     output:
-        agreement=report(f"{RUN}/figures/{{system}}/agreement.png", category="Figures"),
-        errors=report(f"{RUN}/figures/{{system}}/errors.png", category="Figures"),
-        roc=report(f"{RUN}/figures/{{system}}/roc.png", category="Figures"),
+        agreement=report(
+            f"{RUN}/figures/{{system}}/agreement.png",
+            caption="../report/agreement.rst",
+            category="Figures",
+            labels={"system": "{system}", "shows": "agreement"},
+        ),
+        errors=report(
+            f"{RUN}/figures/{{system}}/errors.png",
+            caption="../report/errors.rst",
+            category="Figures",
+            labels={"system": "{system}", "shows": "errors"},
+        ),
+        roc=report(
+            f"{RUN}/figures/{{system}}/roc.png",
+            caption="../report/roc.rst",
+            category="Figures",
+            labels={"system": "{system}", "shows": "roc"},
+        ),
     log:
         f"{RUN}/logs/figures/{{system}}.log",
     benchmark:
@@ -159,7 +179,7 @@ rule figures:
         vertebrae=as_options("vertebrae"),
         slices=as_options("slices"),
         out=subpath(output.agreement, parent=True),
-        code=code_hash("report.cohort"),
+        code=provenance("cli.figures"),
     shell:
         "vertfrac figures {params.matches} {params.curve_errors} {params.vertebrae} {params.slices}"
         " --cases {input.cases} --out {params.out} > {log} 2>&1"
@@ -170,9 +190,24 @@ rule comparison:
         matches=scored("matches"),
         curve_errors=scored("curve_errors"),
     output:
-        agreement=report(f"{RUN}/figures/agreement.png", category="Comparison"),
-        errors=report(f"{RUN}/figures/errors.png", category="Comparison"),
-        roc=report(f"{RUN}/figures/roc.png", category="Comparison"),
+        agreement=report(
+            f"{RUN}/figures/agreement.png",
+            caption="../report/agreement.rst",
+            category="Comparison",
+            labels={"shows": "agreement"},
+        ),
+        errors=report(
+            f"{RUN}/figures/errors.png",
+            caption="../report/errors.rst",
+            category="Comparison",
+            labels={"shows": "errors"},
+        ),
+        roc=report(
+            f"{RUN}/figures/roc.png",
+            caption="../report/roc.rst",
+            category="Comparison",
+            labels={"shows": "roc"},
+        ),
     log:
         f"{RUN}/logs/comparison.log",
     benchmark:
@@ -186,7 +221,7 @@ rule comparison:
         matches=as_options("matches"),
         curve_errors=as_options("curve-errors"),
         out=subpath(output.agreement, parent=True),
-        code=code_hash("report.cohort"),
+        code=provenance("cli.figures"),
     shell:
         "vertfrac figures {params.matches} {params.curve_errors} --out {params.out} > {log} 2>&1"
 
@@ -216,7 +251,7 @@ rule export:
         settings=lambda wildcards: canonical(CONFIG.systems[wildcards.system]),
         spacing=CONFIG.slices.spacing_mm,
         out=subpath(output[0], parent=True),
-        code=code_hash("inference.weights"),
+        code=provenance("cli.export"),
     shell:
         "vertfrac export --system {wildcards.system} --settings {params.settings:q} --spacing {params.spacing}"
         " {params.localizers} {params.detectors} --cases {input.cases} --summary {input.summary} --out {params.out}"

@@ -17,7 +17,7 @@ use rule phantom as transfer_phantom with:
         cases=lambda wildcards: cohort_settings(wildcards).cases,
         seed=lambda wildcards: cohort_settings(wildcards).seed,
         shards=CONFIG.shards,
-        code=code_hash("cohorts.phantom"),
+        code=provenance("cohorts.phantom.write_phantoms"),
 
 
 use rule index as transfer_index with:
@@ -41,6 +41,7 @@ use rule ingest as transfer_ingest with:
         f"{RUN}/benchmarks/transfer/{{cohort}}/ingest/{{shard}}.tsv"
     params:
         cohort=lambda wildcards: canonical(source_settings(OTHER_SOURCE)(wildcards)),
+        listed=source_listed(OTHER_SOURCE),
         shard=source_shard,
         index=as_option("index"),
         code=ingest_code(source_settings(OTHER_SOURCE)),
@@ -83,7 +84,7 @@ rule transfer:
         detectors=as_options("detectors"),
         settings=lambda wildcards: canonical(CONFIG.systems[wildcards.system]),
         spacing=CONFIG.slices.spacing_mm,
-        code=code_hash("inference.transfer"),
+        code=provenance("cli.transfer"),
     shell:
         "vertfrac transfer --cases {input.cohort}/cases.parquet {params.localizers} {params.detectors}"
         " --settings {params.settings:q} --spacing {params.spacing} --system {wildcards.system} --vertebrae {output.vertebrae}"
@@ -119,11 +120,11 @@ rule transfer_evaluate:
         predictions=as_options("predictions"),
         curves=as_options("curves"),
         statuses=as_options("statuses"),
-        settings=lambda wildcards: canonical(
+        settings=lambda wildcards: matching(
             CONFIG.transfer[wildcards.cohort].evaluation
         ),
         out=subpath(output.metrics, parent=True),
-        code=code_hash("evaluation.run"),
+        code=provenance("cli.evaluate"),
     shell:
         "vertfrac evaluate --annotations {input.annotations} --cases {input.cases} {params.predictions} {params.curves}"
         " {params.statuses} --settings {params.settings:q} --system {wildcards.system} --out {params.out} > {log} 2>&1"
@@ -145,7 +146,12 @@ use rule summary as transfer_summary with:
     output:
         parquet=f"{OTHER}/summary/summary.parquet",
         csv=f"{OTHER}/summary/summary.csv",
-        markdown=report(f"{OTHER}/summary/summary.md", category="Transfer"),
+        markdown=report(
+            f"{OTHER}/summary/summary.md",
+            caption="../report/summary.rst",
+            category="Transfer",
+            labels={"shows": "summary"},
+        ),
         tables=expand(
             f"{OTHER}/summary/table-{{table}}.{{form}}",
             table=["1", "2", "3", "agreement", "grades", "ablation"],
@@ -159,13 +165,13 @@ use rule summary as transfer_summary with:
     params:
         matches=as_options("matches"),
         curve_errors=as_options("curve-errors"),
-        settings=lambda wildcards: canonical(
+        settings=lambda wildcards: intervals(
             CONFIG.transfer[wildcards.cohort].evaluation
         ),
         heading=lambda wildcards: f"{CONFIG.name}: trained there, scored on {wildcards.cohort} without adaptation",
         changes=CHANGES,
         out=subpath(output.parquet, parent=True),
-        code=code_hash("evaluation.run"),
+        code=provenance("cli.summary"),
 
 
 use rule comparison as transfer_figures with:
@@ -173,9 +179,24 @@ use rule comparison as transfer_figures with:
         matches=rules.transfer_summary.input.matches,
         curve_errors=rules.transfer_summary.input.curve_errors,
     output:
-        agreement=report(f"{OTHER}/figures/agreement.png", category="Transfer"),
-        errors=report(f"{OTHER}/figures/errors.png", category="Transfer"),
-        roc=report(f"{OTHER}/figures/roc.png", category="Transfer"),
+        agreement=report(
+            f"{OTHER}/figures/agreement.png",
+            caption="../report/agreement.rst",
+            category="Transfer",
+            labels={"shows": "agreement"},
+        ),
+        errors=report(
+            f"{OTHER}/figures/errors.png",
+            caption="../report/errors.rst",
+            category="Transfer",
+            labels={"shows": "errors"},
+        ),
+        roc=report(
+            f"{OTHER}/figures/roc.png",
+            caption="../report/roc.rst",
+            category="Transfer",
+            labels={"shows": "roc"},
+        ),
     log:
         f"{RUN}/logs/transfer/{{cohort}}/figures.log",
     benchmark:

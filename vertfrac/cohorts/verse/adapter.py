@@ -114,13 +114,14 @@ def _scan(
     settings: _Settings,
 ) -> Scan:
     source = str(_source(series))
-    files = (*series.all_files(), *([settings.grades] if settings.grades else []))
+    files = series.all_files()
     if series.tree != main.tree:
         why = f"{source}: the same scan as {_source(main)}, which is read instead"
-        return Scan(name, patient, source, files, _raising(ExcludedError(why)), series.part)
+        return Scan(name, patient, source, files, _raising(ExcludedError(why)), series.part, listed=why)
     if not series.part and any(one.part for one in found):
         why = f"{series.tree}: folder of no part, expected one whose name ends in {', '.join(sorted(set(PARTS)))}"
-        return Scan(name, patient, source, files, _raising(AnnotationError(f"{why} (holds {Path(source).name})")), "")
+        wrong = AnnotationError(f"{why} (holds {Path(source).name})")
+        return Scan(name, patient, source, files, _raising(wrong), listed=why)
     release, part = home[patient]
     split, remarks = series.part, []
     if part and part != split and release != series.release:
@@ -133,14 +134,13 @@ def _scan(
     def read() -> tuple[Image, pd.DataFrame]:
         return _read(name, series, mine, remarks, settings)
 
-    return Scan(name, patient, source, files, read, split)
+    return Scan(name, patient, source, files, read, split, listed=repr((patient, split, remarks, mine)))
 
 
 def _without_scan(name: str, graded: GradesOfScan, settings: _Settings, root: Path) -> Scan:
     """The row of a scan that only the table of grades knows."""
     why = ExcludedError(f"{settings.grades}: grades of {name}, of which {root} holds no scan, expected its CT and mask")
-    files = (settings.grades,) if settings.grades else ()
-    return Scan(case_name(name), graded.patient or name, str(settings.grades), files, _raising(why))
+    return Scan(case_name(name), graded.patient or name, str(settings.grades), (), _raising(why), listed=str(why))
 
 
 def _raising(error: Exception) -> Read:
