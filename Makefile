@@ -9,6 +9,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 
+# How many GPUs torch can use; --resources gpu=N promises each job one, and a job that gets none fails.
+GPUS := import torch; print(torch.cuda.is_available() and torch.cuda.device_count() or 0)
+
 .PHONY: help demo demo-real test lint format clean
 
 help:
@@ -29,7 +32,7 @@ $(VENV)/ready-dev: requirements-dev.lock $(VENV)/ready
 	touch $@
 
 demo: $(VENV)/ready
-	PATH="$(abspath $(BIN)):$$PATH" snakemake --cores $(CORES) --quiet rules --resources gpu=$$(nvidia-smi -L 2>/dev/null | wc -l)
+	PATH="$(abspath $(BIN)):$$PATH" snakemake --cores $(CORES) --quiet rules --resources gpu=$$($(BIN)/python -c "$(GPUS)")
 	@cat results/demo/summary/summary.md
 	@echo "Tables:  results/demo/summary/summary.{md,csv,parquet}, results/demo/metrics/"
 	@echo "Figures: results/demo/figures/vertfrac/"

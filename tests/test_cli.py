@@ -90,6 +90,33 @@ def test_results_that_cannot_be_written_are_one_line(
     _is_one_line_about(result, str(tmp_path / "file"))
 
 
+def test_a_promised_gpu_that_is_not_there_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    result = _run("predict", "scan.nii", "--out", tmp_path / "out", "--model", tmp_path, "--device", "cuda")
+    _is_one_line_about(result, "no usable GPU", "--device cuda")
+
+
+@pytest.mark.parametrize(
+    ("device", "build", "leases"), [("auto", "12.8", 1), ("cuda", "12.8", 1), ("cpu", "12.8", 0), ("auto", None, 0)]
+)
+def test_a_gpu_is_leased_where_one_may_be_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, build: str | None, leases: int
+) -> None:
+    import torch
+
+    from vertfrac import gpu
+
+    called: list[Callable[[str], None]] = []
+    monkeypatch.setattr(torch.version, "cuda", build)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(called))  # a GPU that is seen before is not the leased
+    monkeypatch.setattr(gpu, "lease", called.append)
+    result = _run("predict", "scan.nii", "--out", tmp_path / "out", "--model", tmp_path / "nowhere", "--device", device)
+    _is_one_line_about(result, "nowhere", "model.json")
+    assert len(called) == leases
+
+
 def test_predict_needs_a_scan(tmp_path: Path) -> None:
     assert _run("predict", "--out", tmp_path, "--model", tmp_path).exit_code == 2
 

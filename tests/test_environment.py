@@ -42,6 +42,7 @@ def test_conda_environment_equals_the_dependencies() -> None:
     [
         ("requirements.lock", PROJECT["dependencies"]),
         ("requirements-dev.lock", PROJECT["optional-dependencies"]["dev"]),
+        ("requirements-dev.lock", PROJECT["optional-dependencies"]["slurm"]),
     ],
 )
 def test_lock_pins_every_dependency_inside_its_range(lock: str, dependencies: list[str]) -> None:

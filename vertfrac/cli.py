@@ -16,6 +16,8 @@ from vertfrac import __version__
 from vertfrac.errors import VertfracError
 
 if TYPE_CHECKING:
+    import torch
+
     from vertfrac.config import Section
     from vertfrac.evaluation.experts import Reference
     from vertfrac.models.device import Device
@@ -78,11 +80,22 @@ def _section(kind: type[Section], text: str) -> Any:
     return parse_json(kind, text, "--settings")
 
 
-def _limit_threads(threads: int | None) -> None:
-    if threads is not None:
-        import torch
+def _compute_on(device: Device, threads: int | None) -> torch.device:
+    """Where a command computes: a GPU, which no other process uses from then on, or so many threads of the CPU.
 
+    Comes first, since a job that was promised a GPU shall fail at once where there is none (ModelError), and since CUDA
+    sees only what is visible when it starts.
+    """
+    import torch
+
+    from vertfrac.gpu import lease
+    from vertfrac.models.device import pick_device
+
+    if threads is not None:
         torch.set_num_threads(threads)
+    if device != "cpu" and torch.version.cuda:
+        lease(lambda line: click.echo(line, err=True))
+    return pick_device(device)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
@@ -103,11 +116,11 @@ def predict(scans: tuple[Path, ...], out: Path, model: Path, device: Device, thr
     Each scan gets a folder in OUT with vertebrae.parquet, vertebrae.csv, curve.parquet, scan.json and overlay.png;
     OUT/scans.parquet and OUT/scans.csv list all scans, failed ones with the reason. Exits with 1 if any scan failed.
     """
-    _limit_threads(threads)
+    chosen = _compute_on(device, threads)
     from vertfrac.inference.predict import predict_scans
 
     if not predict_scans(
-        scans, out, model, device=device, tell=click.echo, warn=lambda line: click.echo(line, err=True)
+        scans, out, model, device=chosen, tell=click.echo, warn=lambda line: click.echo(line, err=True)
     ):
         sys.exit(1)
 
@@ -368,12 +381,11 @@ def train_localizer(
     threads: int | None,
 ) -> None:
     """Train stage 1 on the cases that a fold does not hold out."""
-    _limit_threads(threads)
+    chosen = _compute_on(device, threads)
     from vertfrac import tables
     from vertfrac.cohorts.folds import training_cases
     from vertfrac.config import Localizer
     from vertfrac.inference.weights import build_localizer, save_weights
-    from vertfrac.models.device import pick_device
     from vertfrac.training.localizer import train_localizer as run
 
     s: Localizer = _section(Localizer, settings)
@@ -391,7 +403,7 @@ def train_localizer(
         **s.augmentation.model_dump(),
         settings=_fit_settings(s.training),
         work=_work_folder(work, "cli.train_localizer", settings, annotations, folds, *volumes),
-        device=pick_device(device),
+        device=chosen,
     )
     save_weights(out, network, kind="localizer", settings=s.network.model_dump(mode="json"))
 
@@ -420,12 +432,11 @@ def train_detector(
     threads: int | None,
 ) -> None:
     """Train stage 2 on the cases that a fold does not hold out."""
-    _limit_threads(threads)
+    chosen = _compute_on(device, threads)
     from vertfrac import tables
     from vertfrac.cohorts.folds import training_cases
     from vertfrac.config import Detector
     from vertfrac.inference.weights import build_detector, save_weights
-    from vertfrac.models.device import pick_device
     from vertfrac.training.detector import train_detector as run
 
     s: Detector = _section(Detector, settings)
@@ -442,7 +453,7 @@ def train_detector(
         **s.augmentation.model_dump(),
         settings=_fit_settings(s.training),
         work=_work_folder(work, "cli.train_detector", settings, folds, *slices),
-        device=pick_device(device),
+        device=chosen,
     )
     save_weights(out, network, kind="detector", settings=s.network.model_dump(mode="json"))
 
@@ -471,12 +482,11 @@ def curves(
     threads: int | None,
 ) -> None:
     """Predict the curves of a fold's held-out cases."""
-    _limit_threads(threads)
+    chosen = _compute_on(device, threads)
     from vertfrac import tables
     from vertfrac.cohorts.folds import held_out_cases
     from vertfrac.config import Localizer
     from vertfrac.inference.held_out import predict_curves
-    from vertfrac.models.device import pick_device
 
     predict_curves(
         volumes,
@@ -485,7 +495,7 @@ def curves(
         _section(Localizer, settings),
         curves=curves,
         statuses=statuses,
-        device=pick_device(device),
+        device=chosen,
     )
 
 
@@ -529,13 +539,11 @@ def transfer(
     threads: int | None,
 ) -> None:
     """Measure the cases of a cohort with a system that was trained on another one, all its folds together."""
-    _limit_threads(threads)
+    chosen = _compute_on(device, threads)
     from vertfrac.config import System
     from vertfrac.inference.transfer import predict_cohort
     from vertfrac.inference.weights import assemble
-    from vertfrac.models.device import pick_device
 
-    chosen = pick_device(device)
     predict_cohort(
         assemble(system, _section(System, settings), spacing, localizers, detectors, chosen),
         cases,
@@ -572,10 +580,9 @@ def detect(
     threads: int | None,
 ) -> None:
     """Detect, suppress and measure the vertebrae of held-out slices."""
-    _limit_threads(threads)
+    chosen = _compute_on(device, threads)
     from vertfrac.config import Detector, DetectorInference
     from vertfrac.inference.held_out import detect_vertebrae
-    from vertfrac.models.device import pick_device
 
     detect_vertebrae(
         slices,
@@ -585,7 +592,7 @@ def detect(
         spacing_mm=spacing,
         run={"system": system, "repeat": repeat, "fold": fold},
         out=out,
-        device=pick_device(device),
+        device=chosen,
     )
 
 

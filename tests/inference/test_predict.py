@@ -207,7 +207,7 @@ def test_the_same_scan_twice_gives_the_same_table(model: Path, scan: Path) -> No
 
 def _predict(scans: list[Path], out: Path, model: Path) -> tuple[bool, list[str]]:
     said: list[str] = []
-    return predict_scans(scans, out, model, device="cpu", tell=said.append), said
+    return predict_scans(scans, out, model, device=CPU, tell=said.append), said
 
 
 def test_predict_writes_the_promised_files(tmp_path: Path, scan: Path, model: Path) -> None:

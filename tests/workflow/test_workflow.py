@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -148,6 +150,37 @@ def test_the_report_is_made_without_a_warning_and_explains_every_figure(finished
 
 def test_second_call_does_nothing(finished: Path) -> None:
     assert planned_rules(finished, TINY) == set()
+
+
+def test_memory_grows_with_the_input_and_with_the_attempt(finished: Path) -> None:
+    run = finished / "results" / "tiny"
+    options = ("--dry-run", "--forcerun", "train_localizer", "--until", "train_localizer")
+    volumes = sum(path.stat().st_size for path in (run / "volumes" / "8x8x8").iterdir())
+    tables_read = [run / "cohort/annotations.parquet", run / "folds/r0.parquet"]
+    expected = 8000 + 4 * (volumes + sum(path.stat().st_size for path in tables_read)) / 1e6
+    for attempt in (1, 2):
+        done = snakemake(finished, *options, "--attempt", str(attempt))
+        found = re.search(r"gpu=1.* mem_mb=(\d+)", done.stdout + done.stderr)
+        assert found, done.stdout + done.stderr
+        assert int(found[1]) == math.ceil(expected * attempt)
+
+
+@pytest.mark.parametrize(
+    ("options", "device"),
+    [
+        ((), "auto"),
+        (("--resources", "gpu=0"), "cpu"),
+        (("--resources", "gpu=2"), "cuda"),
+        (("--workflow-profile", "slurm"), "cuda"),
+    ],
+    ids=["nothing said", "no GPU", "two GPUs", "Slurm"],
+)
+def test_a_job_asks_for_a_gpu_where_one_is_promised(tmp_path: Path, options: tuple[str, ...], device: str) -> None:
+    done = snakemake(tmp_path, "--dry-run", "--printshellcmds", *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    asked = re.findall(r"^Shell command: vertfrac (\S+).* --device (\w+)", done.stdout + done.stderr, re.MULTILINE)
+    assert {command for command, _ in asked} == {"train-localizer", "train-detector", "curves", "detect", "transfer"}
+    assert {wanted for _, wanted in asked} == {device}
 
 
 def test_a_system_based_on_another_shares_what_does_not_differ(finished: Path) -> None:

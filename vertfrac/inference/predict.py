@@ -20,7 +20,6 @@ from vertfrac.imaging import Image, case_name, read_image
 from vertfrac.inference.held_out import curve_rows
 from vertfrac.inference.scan import ScanResult, analyse
 from vertfrac.inference.weights import Model, load_model
-from vertfrac.models.device import Device, pick_device
 from vertfrac.report.figures import overlay
 
 
@@ -29,7 +28,7 @@ def predict_scans(
     out: Path,
     model: Path,
     *,
-    device: Device,
+    device: torch.device,
     tell: Callable[[str], None],
     warn: Callable[[str], None] | None = None,
 ) -> bool:
@@ -39,7 +38,7 @@ def predict_scans(
     receives one line per scan, or ``warn``, where given, if the scan failed. Raises ModelError if the model folder is
     unusable.
     """
-    trained = load_model(model, pick_device(device))
+    trained = load_model(model, device)
     out.mkdir(parents=True, exist_ok=True)
     names = _distinct([case_name(path) for path in scans])
     rows: list[dict[str, Any]] = []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import platform
 from typing import Literal, TypeVar
 
 import torch
@@ -16,7 +18,11 @@ Network = TypeVar("Network", bound=nn.Module)
 def pick_device(wanted: Device) -> torch.device:
     """The device to compute on; "auto" takes a GPU where there is one. ModelError if cuda is asked for and absent."""
     if wanted == "cuda" and not torch.cuda.is_available():
-        raise ModelError("device cuda was asked for, but no usable GPU is there; expected cpu or auto")
+        seen = os.environ.get("CUDA_VISIBLE_DEVICES", "not set")
+        raise ModelError(
+            f"{platform.node()}: found no usable GPU (CUDA_VISIBLE_DEVICES is {seen or 'empty'}), expected one with "
+            "--device cuda; cpu or auto go without"
+        )
     return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
 
 

@@ -1,6 +1,13 @@
 # From the source of the cohort to the cached arrays that training reads, sharded over the cases.
 
 
+# Seconds of work: on a cluster they run where Snakemake does.
+localrules:
+    merge,
+    folds,
+    transfer_merge,
+
+
 rule phantom:
     output:
         directory(SOURCE),
@@ -11,8 +18,8 @@ rule phantom:
     conda:
         "../../envs/vertfrac.yaml"
     resources:
-        mem_mb=2000,
-        runtime=60,
+        mem_mb=scaled(2000),
+        runtime=scaled(60),
     params:
         cases=lambda wildcards: cohort_settings(wildcards).cases,
         seed=lambda wildcards: cohort_settings(wildcards).seed,
@@ -34,8 +41,8 @@ rule index:
         "../../envs/vertfrac.yaml"
     threads: 8
     resources:
-        mem_mb=2000,
-        runtime=120,
+        mem_mb=scaled(2000),
+        runtime=scaled(120),
     params:
         images=lambda wildcards: cohort_settings(wildcards).images,
         tree=indexed_tree,
@@ -57,8 +64,8 @@ rule ingest:
     conda:
         "../../envs/vertfrac.yaml"
     resources:
-        mem_mb=4000,
-        runtime=120,
+        mem_mb=scaled(4000),
+        runtime=scaled(30, 0.02),
     params:
         cohort=lambda wildcards: canonical(source_settings(SOURCE)(wildcards)),
         listed=source_listed(SOURCE),
@@ -83,8 +90,8 @@ rule merge:
     conda:
         "../../envs/vertfrac.yaml"
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=scaled(1000),
+        runtime=scaled(10),
     params:
         shards=lambda wildcards, input: [f"--shards={shard}" for shard in input],
         out=subpath(output.cases, parent=True),
@@ -105,8 +112,8 @@ rule folds:
     conda:
         "../../envs/vertfrac.yaml"
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=scaled(1000),
+        runtime=scaled(10),
     params:
         settings=SPLIT,
         code=provenance("cli.folds"),
@@ -127,8 +134,8 @@ rule resample:
     conda:
         "../../envs/vertfrac.yaml"
     resources:
-        mem_mb=4000,
-        runtime=120,
+        mem_mb=scaled(4000, 1),
+        runtime=scaled(30, 0.01),
     params:
         spacing=lambda wildcards: wildcards.spacing.split("x"),
         code=provenance("cli.resample"),
@@ -148,8 +155,8 @@ rule slices:
     conda:
         "../../envs/vertfrac.yaml"
     resources:
-        mem_mb=4000,
-        runtime=120,
+        mem_mb=scaled(4000),
+        runtime=scaled(30, 0.01),
     params:
         settings=canonical(CONFIG.slices),
         code=provenance("cli.slices"),

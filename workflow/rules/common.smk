@@ -3,11 +3,13 @@
 import functools
 import hashlib
 import json
+import math
 import re
 
 from vertfrac.cohorts.lungcancer500_json import annotation_files
 from vertfrac.cohorts.series_index import tree_fingerprint
 from vertfrac.config import EXPERTS, changes
+from vertfrac.files import walk
 
 SOURCE = f"{RUN}/source/{{shard}}"
 COHORT = f"{RUN}/cohort/{{shard}}"
@@ -21,8 +23,40 @@ HELD_OUT = (
 )
 SYSTEMS = CONFIG.ancestors | CONFIG.systems
 
-# Training jobs share the machine's cores.
-TRAINING_THREADS = max(1, min(8, workflow.cores // len(FOLDS))) if workflow.cores else 1
+ON_CLUSTER = workflow.remote_exec or workflow.nodes is not None
+
+# Training jobs share the cores of one machine; on a cluster each asks for its own.
+TRAINING_THREADS = 8 if ON_CLUSTER else max(1, min(8, workflow.cores // len(FOLDS)))
+
+# Where networks compute: on the GPU that a cluster or a limit (--resources gpu=N) promises, or else as it comes.
+if ON_CLUSTER:
+    DEVICE = "cuda"
+elif "gpu" in workflow.global_resources:
+    DEVICE = "cuda" if workflow.global_resources["gpu"].value else "cpu"
+else:
+    DEVICE = "auto"
+
+
+def scaled(base, per_input_mb=0):
+    """An amount of memory in MB or of time in minutes: so much, more per MB of input, and more with each attempt."""
+
+    def amount(wildcards, input, attempt):
+        size = sum(map(megabytes, map(Path, input))) if per_input_mb else 0
+        return math.ceil((base + per_input_mb * size) * attempt)
+
+    return amount
+
+
+def megabytes(path):
+    """Size of a file, or of all files in a folder."""
+    size = path.stat().st_size
+    for folder, _, files in walk(path) if path.is_dir() else ():
+        size += sum(
+            file.stat().st_size
+            for file in (folder / name for name in files)
+            if file.exists()
+        )
+    return size / 1e6
 
 
 # What one split depends on: not on how many there are.

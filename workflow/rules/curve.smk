@@ -18,8 +18,9 @@ rule train_localizer:
     threads: TRAINING_THREADS
     resources:
         gpu=1,
-        mem_mb=8000,
-        runtime=1440,
+        device=DEVICE,
+        mem_mb=scaled(8000, 4),
+        runtime=scaled(1440),
     params:
         volumes=as_options("volumes"),
         settings=lambda wildcards: training_settings(localizer(wildcards)),
@@ -28,7 +29,7 @@ rule train_localizer:
     shell:
         "vertfrac train-localizer {params.volumes} --annotations {input.annotations} --folds {input.folds}"
         " --repeat {wildcards.repeat} --fold {wildcards.fold} --settings {params.settings:q} --work {params.work}/localizer"
-        " --threads {threads} --out {output} > {log} 2>&1"
+        " --threads {threads} --device {resources.device} --out {output} > {log} 2>&1"
 
 
 rule curves:
@@ -48,8 +49,9 @@ rule curves:
     threads: TRAINING_THREADS
     resources:
         gpu=1,
-        mem_mb=8000,
-        runtime=240,
+        device=DEVICE,
+        mem_mb=scaled(8000, 1),
+        runtime=scaled(60, 0.05),
     params:
         volumes=as_options("volumes"),
         settings=lambda wildcards: canonical(localizer(wildcards)),
@@ -57,4 +59,4 @@ rule curves:
     shell:
         "vertfrac curves {params.volumes} --folds {input.folds} --repeat {wildcards.repeat} --fold {wildcards.fold}"
         " --settings {params.settings:q} --weights {input.weights} --curves {output.curves} --statuses {output.statuses}"
-        " --threads {threads} > {log} 2>&1"
+        " --threads {threads} --device {resources.device} > {log} 2>&1"

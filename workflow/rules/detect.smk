@@ -17,8 +17,9 @@ rule train_detector:
     threads: TRAINING_THREADS
     resources:
         gpu=1,
-        mem_mb=8000,
-        runtime=1440,
+        device=DEVICE,
+        mem_mb=scaled(8000, 6),
+        runtime=scaled(1440),
     params:
         slices=as_options("slices"),
         settings=lambda wildcards: training_settings(detector(wildcards)),
@@ -28,7 +29,7 @@ rule train_detector:
     shell:
         "vertfrac train-detector {params.slices} --folds {input.folds} --repeat {wildcards.repeat} --fold {wildcards.fold}"
         " --settings {params.settings:q} --spacing {params.spacing} --work {params.work}/detector"
-        " --threads {threads} --out {output} > {log} 2>&1"
+        " --threads {threads} --device {resources.device} --out {output} > {log} 2>&1"
 
 
 rule straighten:
@@ -45,8 +46,8 @@ rule straighten:
     conda:
         "../../envs/vertfrac.yaml"
     resources:
-        mem_mb=4000,
-        runtime=240,
+        mem_mb=scaled(4000),
+        runtime=scaled(60, 0.01),
     params:
         spacing=CONFIG.slices.spacing_mm,
         width=lambda wildcards: detector(wildcards).straighten.width_mm,
@@ -72,8 +73,9 @@ rule detect:
     threads: TRAINING_THREADS
     resources:
         gpu=1,
-        mem_mb=4000,
-        runtime=240,
+        device=DEVICE,
+        mem_mb=scaled(4000, 4),
+        runtime=scaled(60, 0.05),
     params:
         settings=lambda wildcards: training_settings(detector(wildcards)),
         inference=lambda wildcards: canonical(detector(wildcards).inference),
@@ -82,4 +84,4 @@ rule detect:
     shell:
         "vertfrac detect --slices {input.slices} --weights {input.weights} --settings {params.settings:q}"
         " --inference {params.inference:q} --spacing {params.spacing} --system {wildcards.system}"
-        " --repeat {wildcards.repeat} --fold {wildcards.fold} --threads {threads} --out {output} > {log} 2>&1"
+        " --repeat {wildcards.repeat} --fold {wildcards.fold} --threads {threads} --device {resources.device} --out {output} > {log} 2>&1"

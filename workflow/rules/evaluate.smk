@@ -21,8 +21,8 @@ rule evaluate:
     conda:
         "../../envs/vertfrac.yaml"
     resources:
-        mem_mb=2000,
-        runtime=60,
+        mem_mb=scaled(2000, 10),
+        runtime=scaled(60),
     params:
         predictions=as_options("predictions"),
         curves=as_options("curves"),
@@ -54,8 +54,8 @@ rule evaluate_foreign:
     conda:
         "../../envs/vertfrac.yaml"
     resources:
-        mem_mb=2000,
-        runtime=60,
+        mem_mb=scaled(2000, 10),
+        runtime=scaled(60),
     params:
         settings=matching(CONFIG.evaluation),
         out=subpath(output.metrics, parent=True),
@@ -81,8 +81,8 @@ rule experts:
     conda:
         "../../envs/vertfrac.yaml"
     resources:
-        mem_mb=2000,
-        runtime=60,
+        mem_mb=scaled(2000, 10),
+        runtime=scaled(60),
     params:
         settings=matching(CONFIG.evaluation),
         out=subpath(output.metrics, parent=True),
@@ -118,8 +118,8 @@ rule summary:
     conda:
         "../../envs/vertfrac.yaml"
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=scaled(2000, 10),
+        runtime=scaled(30),
     params:
         matches=as_options("matches"),
         curve_errors=as_options("curve-errors"),
@@ -171,8 +171,8 @@ rule figures:
     conda:
         "../../envs/vertfrac.yaml"
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=scaled(2000),
+        runtime=scaled(30),
     params:
         matches=as_options("matches"),
         curve_errors=as_options("curve-errors"),
@@ -215,8 +215,8 @@ rule comparison:
     conda:
         "../../envs/vertfrac.yaml"
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=scaled(2000, 10),
+        runtime=scaled(30),
     params:
         matches=as_options("matches"),
         curve_errors=as_options("curve-errors"),
@@ -243,8 +243,8 @@ rule export:
     conda:
         "../../envs/vertfrac.yaml"
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=scaled(1000, 2),
+        runtime=scaled(10),
     params:
         localizers=as_options("localizers"),
         detectors=as_options("detectors"),

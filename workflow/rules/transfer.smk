@@ -77,8 +77,9 @@ rule transfer:
     threads: TRAINING_THREADS
     resources:
         gpu=1,
-        mem_mb=8000,
-        runtime=240,
+        device=DEVICE,
+        mem_mb=scaled(8000),
+        runtime=scaled(60, 0.05),
     params:
         localizers=as_options("localizers"),
         detectors=as_options("detectors"),
@@ -88,7 +89,7 @@ rule transfer:
     shell:
         "vertfrac transfer --cases {input.cohort}/cases.parquet {params.localizers} {params.detectors}"
         " --settings {params.settings:q} --spacing {params.spacing} --system {wildcards.system} --vertebrae {output.vertebrae}"
-        " --curves {output.curves} --statuses {output.statuses} --threads {threads}"
+        " --curves {output.curves} --statuses {output.statuses} --threads {threads} --device {resources.device}"
         " > {log} 2>&1"
 
 
@@ -114,8 +115,8 @@ rule transfer_evaluate:
     conda:
         "../../envs/vertfrac.yaml"
     resources:
-        mem_mb=2000,
-        runtime=60,
+        mem_mb=scaled(2000, 10),
+        runtime=scaled(60),
     params:
         predictions=as_options("predictions"),
         curves=as_options("curves"),
