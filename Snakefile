@@ -1,5 +1,6 @@
 # vertfrac: cross-validate systems that grade vertebral compression fractures in CT.
 # The configuration is checked before anything else; each stage's rules are in workflow/rules.
+import os
 import sys
 from pathlib import Path
 
@@ -23,6 +24,9 @@ try:
     CONFIG = resolve(config, Path(workflow.basedir) / "config", "configuration")
 except VertfracError as error:
     raise WorkflowError(str(error)) from None
+
+# The jobs end when this process does, even if it is killed: nothing is left behind that the next call would run into.
+os.environ.update(VERTFRAC_CALLER=str(os.getpid()))
 
 RUN = f"results/{CONFIG.name}"
 SHARDS = range(CONFIG.shards)
