@@ -13,6 +13,7 @@ from vertfrac.cohorts.sources import list_scans
 from vertfrac.config import NiftiCohort, canonical, owner, resolve
 from vertfrac.errors import VertfracError
 from vertfrac.provenance import code_hash
+from vertfrac.status import begin
 
 min_version("9.0")
 
@@ -49,6 +50,28 @@ include: "workflow/rules/curve.smk"
 include: "workflow/rules/detect.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/transfer.smk"
+
+
+# What `vertfrac status` starts from.
+onstart:
+    if workflow.is_main_process and not workflow.touch:
+        begin(
+            Path(RUN),
+            CONFIG,
+            [
+                {
+                    "rule": rule.name,
+                    "wildcards": job.wildcards_dict,
+                    "log": job.log[0],
+                    "benchmark": job.benchmark,
+                    "planned": workflow.dag.needrun(job),
+                }
+                for rule in workflow.rules
+                for job in workflow.dag.jobs
+                if job.rule is rule and job.benchmark
+            ],
+            log,
+        )
 
 
 rule all:

@@ -831,6 +831,38 @@ def export(
     )
 
 
+@main.command()
+@click.argument("run", type=PATH, required=False)
+@click.option("--json", "as_data", is_flag=True, help="print JSON")
+@click.option("--follow", is_flag=True, help="print again every 5 s until the workflow ends")
+@click.option("--benchmarks", is_flag=True, help="write RUN/benchmarks.parquet and .csv: time and memory of every job")
+def status(run: Path | None, as_data: bool, follow: bool, benchmarks: bool) -> None:
+    """Say what of a run of the workflow is done, running, failed and waiting, and how far its trainings are.
+
+    RUN is results/NAME or a configuration file; default: the latest run in results/. Exits with 1 if a job failed.
+    """
+    import json
+
+    from vertfrac import status as module
+
+    folder = module.find_run(run)
+    while True:
+        found = module.read_run(folder)
+        if follow:
+            click.clear()
+        click.echo(json.dumps(module.as_json(found), indent=2) if as_data else module.as_text(found))
+        if not (follow and found.going):
+            break
+        time.sleep(5)
+    if benchmarks:
+        from vertfrac import tables
+
+        table = tables.write_table(folder / "benchmarks.parquet", tables.BENCHMARKS, module.benchmark_rows(found))
+        tables.write_csv(folder / "benchmarks.csv", table)
+    if found.count("failed"):
+        sys.exit(1)
+
+
 @main.command("tables")
 def tables_command() -> None:
     """Print the columns of every table: name, type, unit, meaning."""
