@@ -1,5 +1,6 @@
 # vertfrac: cross-validate systems that grade vertebral compression fractures in CT.
 # The configuration is checked before anything else; each stage's rules are in workflow/rules.
+import os
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from vertfrac.cohorts.sources import in_shard, list_scans
 from vertfrac.config import NiftiCohort, canonical, owner, resolve
 from vertfrac.errors import VertfracError
 from vertfrac.provenance import provenance
+from vertfrac.status import begin
 
 min_version("9.0")
 
@@ -26,6 +28,9 @@ try:
     CONFIG = resolve(config, Path(workflow.configfiles[-1]).parent, "configuration")
 except VertfracError as error:
     raise WorkflowError(str(error)) from None
+
+# The jobs end when this process does, even if it is killed: nothing is left behind that the next call would run into.
+os.environ.update(VERTFRAC_CALLER=str(os.getpid()))
 
 
 report: "workflow/report/workflow.rst"
@@ -52,6 +57,28 @@ include: "workflow/rules/curve.smk"
 include: "workflow/rules/detect.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/transfer.smk"
+
+
+# What `vertfrac status` starts from.
+onstart:
+    if workflow.is_main_process and not workflow.touch:
+        begin(
+            Path(RUN),
+            CONFIG,
+            [
+                {
+                    "rule": rule.name,
+                    "wildcards": job.wildcards_dict,
+                    "log": job.log[0],
+                    "benchmark": job.benchmark,
+                    "planned": workflow.dag.needrun(job),
+                }
+                for rule in workflow.rules
+                for job in workflow.dag.jobs
+                if job.rule is rule and job.benchmark
+            ],
+            log,
+        )
 
 
 rule all:

@@ -261,3 +261,17 @@ def test_config_check_of_a_wrong_file_is_one_line(tmp_path: Path, text: str, wor
 
 def test_config_check_of_a_missing_file_is_one_line(tmp_path: Path) -> None:
     _is_one_line_about(_run("config-check", tmp_path / "nowhere.yaml"), "nowhere.yaml")
+
+
+# --- called by a workflow
+
+
+def test_a_command_ends_with_the_process_that_called_for_it(tmp_path: Path) -> None:
+    caller = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    command = [sys.executable, "-m", "vertfrac", "phantom", "--cases", "1000", "--out", str(tmp_path / "cohort")]
+    called = subprocess.Popen(command, env=os.environ | {"VERTFRAC_CALLER": str(caller.pid)})
+    with pytest.raises(subprocess.TimeoutExpired):
+        called.wait(timeout=5)  # it works on as long as its caller lives
+    caller.kill()
+    caller.wait()
+    assert called.wait(timeout=30) == 1

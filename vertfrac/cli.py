@@ -5,8 +5,12 @@ Heavy libraries are imported inside the commands that need them, so that ``vertf
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -102,6 +106,24 @@ def _compute_on(device: Device, threads: int | None) -> torch.device:
 @click.version_option(__version__, prog_name="vertfrac")
 def main() -> None:
     """Measure vertebral heights in CT and grade compression fractures by the Genant index."""
+    if caller := os.environ.get(CALLER):
+        threading.Thread(target=_end_with, args=(int(caller),), daemon=True).start()
+
+
+CALLER = "VERTFRAC_CALLER"
+"""Environment variable: the process that waits for a command's result."""
+
+
+def _end_with(caller: int) -> None:
+    """End this process at most a second after its caller, which was killed: nothing may write what nobody waits for."""
+    with suppress(PermissionError):  # somebody else's process is not the caller
+        while True:
+            try:
+                os.kill(caller, 0)
+            except ProcessLookupError:
+                click.echo(f"vertfrac: process {caller}, which called this command, is gone", err=True)
+                os._exit(1)
+            time.sleep(1)
 
 
 @main.command()
@@ -327,17 +349,25 @@ def slices(cases: Path, annotations: Path, settings: str, out: Path) -> None:
     click.echo(f"{cache_slices(cases, annotations, out, **s.model_dump())} slices")
 
 
-def _work_folder(work: Path, step: str, settings: str, *files: Path) -> Path:
-    """The sub-folder for just this code, these settings and these data, so that a changed run never resumes another."""
+@contextmanager
+def _training_folder(work: Path, step: str, settings: str, *files: Path) -> Iterator[Path]:
+    """The sub-folder for just this code, these settings and these data, so that a changed run never resumes another.
+
+    Nobody else trains in ``work`` meanwhile. The checkpoint goes once all is done.
+    """
     import hashlib
 
     from vertfrac.provenance import provenance
+    from vertfrac.training.fit import CHECKPOINT, alone
 
     digest = hashlib.sha256(f"{provenance(step)} {settings}".encode())
     for path in files:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
-    return work / digest.hexdigest()[:16]
+    folder = work / digest.hexdigest()[:16]
+    with alone(work):
+        yield folder
+        (folder / CHECKPOINT).unlink(missing_ok=True)
 
 
 def _fit_settings(training: Any) -> FitSettings:
@@ -389,23 +419,26 @@ def train_localizer(
     from vertfrac.training.localizer import train_localizer as run
 
     s: Localizer = _section(Localizer, settings)
-    network = run(
-        build_localizer(s.network, s.training.seed),
-        volumes,
-        tables.read_table(annotations, tables.ANNOTATIONS),
-        training_cases(tables.read_table(folds, tables.FOLDS), repeat, fold),
-        **s.loss.model_dump(),
-        edge_mm=s.input.edge_mm,
-        scaling=s.input.scaling,
-        window_hu=s.input.window_hu,
-        crop_mm=s.crop_mm,
-        batch=s.training.batch,
-        **s.augmentation.model_dump(),
-        settings=_fit_settings(s.training),
-        work=_work_folder(work, "cli.train_localizer", settings, annotations, folds, *volumes),
-        device=chosen,
-    )
-    save_weights(out, network, kind="localizer", settings=s.network.model_dump(mode="json"))
+    with _training_folder(
+        work, "cli.train_localizer", f"{settings} r{repeat}f{fold}", annotations, folds, *volumes
+    ) as folder:
+        network = run(
+            build_localizer(s.network, s.training.seed),
+            volumes,
+            tables.read_table(annotations, tables.ANNOTATIONS),
+            training_cases(tables.read_table(folds, tables.FOLDS), repeat, fold),
+            **s.loss.model_dump(),
+            edge_mm=s.input.edge_mm,
+            scaling=s.input.scaling,
+            window_hu=s.input.window_hu,
+            crop_mm=s.crop_mm,
+            batch=s.training.batch,
+            **s.augmentation.model_dump(),
+            settings=_fit_settings(s.training),
+            work=folder,
+            device=chosen,
+        )
+        save_weights(out, network, kind="localizer", settings=s.network.model_dump(mode="json"))
 
 
 @main.command("train-detector")
@@ -440,22 +473,23 @@ def train_detector(
     from vertfrac.training.detector import train_detector as run
 
     s: Detector = _section(Detector, settings)
-    network = run(
-        build_detector(s.network, spacing, s.training.seed),
-        slices,
-        training_cases(tables.read_table(folds, tables.FOLDS), repeat, fold),
-        spacing_mm=spacing,
-        scaling=s.input.scaling,
-        window_hu=s.input.window_hu,
-        **s.loss.model_dump(),
-        crop_mm=s.crop_mm,
-        batch=s.training.batch,
-        **s.augmentation.model_dump(),
-        settings=_fit_settings(s.training),
-        work=_work_folder(work, "cli.train_detector", settings, folds, *slices),
-        device=chosen,
-    )
-    save_weights(out, network, kind="detector", settings=s.network.model_dump(mode="json"))
+    with _training_folder(work, "cli.train_detector", f"{settings} r{repeat}f{fold}", folds, *slices) as folder:
+        network = run(
+            build_detector(s.network, spacing, s.training.seed),
+            slices,
+            training_cases(tables.read_table(folds, tables.FOLDS), repeat, fold),
+            spacing_mm=spacing,
+            scaling=s.input.scaling,
+            window_hu=s.input.window_hu,
+            **s.loss.model_dump(),
+            crop_mm=s.crop_mm,
+            batch=s.training.batch,
+            **s.augmentation.model_dump(),
+            settings=_fit_settings(s.training),
+            work=folder,
+            device=chosen,
+        )
+        save_weights(out, network, kind="detector", settings=s.network.model_dump(mode="json"))
 
 
 @main.command()
@@ -808,6 +842,38 @@ def export(
         },
         scores=scores_of(tables.read_table(summary, tables.SUMMARY), system),
     )
+
+
+@main.command()
+@click.argument("run", type=PATH, required=False)
+@click.option("--json", "as_data", is_flag=True, help="print JSON")
+@click.option("--follow", is_flag=True, help="print again every 5 s until the workflow ends")
+@click.option("--benchmarks", is_flag=True, help="write RUN/benchmarks.parquet and .csv: time and memory of every job")
+def status(run: Path | None, as_data: bool, follow: bool, benchmarks: bool) -> None:
+    """Say what of a run of the workflow is done, running, failed and waiting, and how far its trainings are.
+
+    RUN is results/NAME or a configuration file; default: the latest run in results/. Exits with 1 if a job failed.
+    """
+    import json
+
+    from vertfrac import status as module
+
+    folder = module.find_run(run)
+    while True:
+        found = module.read_run(folder)
+        if follow:
+            click.clear()
+        click.echo(json.dumps(module.as_json(found), indent=2) if as_data else module.as_text(found))
+        if not (follow and found.going):
+            break
+        time.sleep(5)
+    if benchmarks:
+        from vertfrac import tables
+
+        table = tables.write_table(folder / "benchmarks.parquet", tables.BENCHMARKS, module.benchmark_rows(found))
+        tables.write_csv(folder / "benchmarks.csv", table)
+    if found.count("failed"):
+        sys.exit(1)
 
 
 @main.command("tables")

@@ -462,6 +462,8 @@ def resolve(raw: Any, folder: Path, where: str) -> Config:
     listed = raw.get("systems")
     spelled: dict[str, Any] = dict(listed) if isinstance(listed, dict) else {}
     names = list(spelled)
+    ancestors = raw.get("ancestors")  # of a configuration that was written with its defaults
+    spelled |= ancestors if isinstance(ancestors, dict) else {}
     for entry in listed if isinstance(listed, list) else ():
         if isinstance(entry, dict):
             spelled.update(entry)

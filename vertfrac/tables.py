@@ -455,9 +455,23 @@ SCAN_RESULTS = Schema(
     ),
 )
 
+BENCHMARKS = Schema(
+    "benchmarks",
+    (
+        Column("rule", STRING, "", "rule of the workflow"),
+        Column("wildcards", STRING, "", "which job of the rule: name=value, separated by ', '"),
+        Column("seconds", FLOAT, "s", "wall time"),
+        Column("cpu_seconds", FLOAT, "s", "time on all processors; missing for a job too short to be measured"),
+        Column("cpu_percent", FLOAT, "%", "mean load, 100 for one processor"),
+        Column("peak_mb", FLOAT, "MB", "largest resident memory"),
+        Column("read_mb", FLOAT, "MB", "read from disk"),
+        Column("written_mb", FLOAT, "MB", "written to disk"),
+    ),
+)
+
 ALL = (
     SCANS, SERIES, CASES, ANNOTATIONS, FOLDS, CURVES, CASE_STATUS, VERTEBRAE, MASK_VERTEBRAE, PREDICTIONS, MATCHES,
-    CURVE_ERRORS, METRICS, SUMMARY, EXPERT_CASES, SCAN_RESULTS, CHECKS,
+    CURVE_ERRORS, METRICS, SUMMARY, EXPERT_CASES, SCAN_RESULTS, CHECKS, BENCHMARKS,
 )  # fmt: skip
 
 

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from filelock import FileLock
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
 from vertfrac.errors import ModelError
 from vertfrac.models.device import pick_device
-from vertfrac.training.fit import FitSettings, fit, learning_rate_factor
+from vertfrac.training.fit import FitSettings, alone, fit, learning_rate_factor
 
 CPU = torch.device("cpu")
 SETTINGS = FitSettings(
@@ -91,10 +94,76 @@ def test_training_reduces_the_loss(tmp_path: Path) -> None:
     assert float(_loss(network, 99)[0].detach()) < 0.5 * before
 
 
-def test_a_finished_run_leaves_logs_and_no_checkpoint(tmp_path: Path) -> None:
-    _run(tmp_path, replace(SETTINGS, steps=25))  # logs every 20 steps
-    assert not list(tmp_path.glob("*.ckpt"))
-    assert list((tmp_path / "csv").rglob("metrics.csv"))
+def _log(work: Path) -> list[list[str]]:
+    """The rows of the training log, without the time."""
+    return pd.read_csv(work / "log.csv", dtype=str).drop(columns="time").values.tolist()
+
+
+def _events(work: Path) -> list[tuple[int, float]]:
+    """Step and loss of what TensorBoard shows."""
+    board = EventAccumulator(str(work / "tensorboard"))
+    board.Reload()
+    return [(event.step, event.value) for event in board.Scalars("loss")]
+
+
+@pytest.mark.parametrize("stop", [1, 41, 44, 60])
+def test_the_log_of_a_resumed_run_is_complete_and_in_order(tmp_path: Path, stop: int) -> None:
+    settings = replace(SETTINGS, steps=62, checkpoint_every=20)
+    _run(tmp_path / "undisturbed", settings)
+    with pytest.raises(_InterruptedError):
+        fit(_network(), _stopping_at(stop, []), settings, work=tmp_path / "stopped", device=CPU)  # type: ignore[arg-type]  # a stand-in
+    _run(tmp_path / "stopped", settings)
+    expected = _log(tmp_path / "undisturbed")
+    assert [row[0] for row in expected] == ["1", "20", "40", "60", "62"]
+    assert _log(tmp_path / "stopped") == expected
+    assert _events(tmp_path / "stopped") == _events(tmp_path / "undisturbed")
+    assert [step for step, _ in _events(tmp_path / "stopped")] == [1, 20, 40, 60, 62]
+
+
+def test_a_row_is_logged_before_the_checkpoint_of_its_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "save", _raise)
+    with pytest.raises(_InterruptedError):
+        _run(tmp_path, replace(SETTINGS, steps=62, checkpoint_every=20))
+    assert [row[0] for row in _log(tmp_path)] == ["1", "20"]
+
+
+def _raise(*_: object) -> None:
+    raise _InterruptedError
+
+
+def test_a_checkpoint_that_could_not_be_finished_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a full disk."""
+    save, times = torch.save, iter(range(2))
+
+    def full(value: object, file: BinaryIO) -> None:
+        if next(times):
+            file.write(b"half")
+            raise OSError(28, "No space left on device")
+        save(value, file)
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="No space"):
+        _run(tmp_path)
+    monkeypatch.undo()
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 4
+    assert not list(tmp_path.glob(".writing-*"))
+
+
+def test_what_a_killed_run_was_writing_is_cleared(tmp_path: Path) -> None:
+    (tmp_path / ".writing-1.ckpt").write_bytes(b"half")
+    _run(tmp_path)
+    assert not list(tmp_path.glob(".writing-*"))
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.6])
+def test_a_run_killed_before_its_weights_were_saved_ends_the_same_when_called_again(
+    tmp_path: Path, decay: float
+) -> None:
+    settings = replace(SETTINGS, steps=8, average_decay=decay)  # the last step is one of a checkpoint
+    first, again = _run(tmp_path, settings), _run(tmp_path, settings)
+    assert all(torch.equal(first[name], value) for name, value in again.items())
 
 
 def test_every_step_is_trained_once(tmp_path: Path) -> None:
@@ -103,16 +172,26 @@ def test_every_step_is_trained_once(tmp_path: Path) -> None:
     assert seen == list(range(9))
 
 
-def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
-    with FileLock(tmp_path / "lock"), pytest.raises(ModelError, match="another training run") as caught:
-        fit(_network(), _loss, SETTINGS, work=tmp_path, device=CPU)
+def test_a_folder_that_stays_in_use_is_refused(tmp_path: Path) -> None:
+    refused = pytest.raises(ModelError, match="another training run")
+    with FileLock(tmp_path / "lock"), refused as caught, alone(tmp_path, wait_s=0.1):
+        pass
     assert str(tmp_path) in str(caught.value)
 
 
+def test_a_folder_that_becomes_free_is_waited_for(tmp_path: Path) -> None:
+    other = FileLock(tmp_path / "lock", thread_local=False)
+    other.acquire()
+    threading.Timer(0.3, other.release).start()
+    with alone(tmp_path, wait_s=30):
+        assert not other.is_locked
+
+
 def test_a_failed_run_gives_its_folder_free(tmp_path: Path) -> None:
-    with pytest.raises(_InterruptedError):
-        fit(_network(), _stopping_at(0, []), SETTINGS, work=tmp_path, device=CPU)  # type: ignore[arg-type]  # a stand-in
-    _run(tmp_path)
+    with pytest.raises(_InterruptedError), alone(tmp_path):
+        raise _InterruptedError
+    with alone(tmp_path, wait_s=0):
+        pass
 
 
 def test_cuda_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import csv
 import logging
 import math
+import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning
+import pandas as pd
 import torch
 from filelock import FileLock, Timeout
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, TQDMProgressBar
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, TQDMProgressBar
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.tensorboard import SummaryWriter
 
 from vertfrac.errors import ModelError
+from vertfrac.files import replacing
+
+CHECKPOINT = "last.ckpt"
+LOG = "log.csv"
+LOG_EVERY = 20
+"""Steps between rows of the training log, which also has the first and the last step."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +99,82 @@ class _Endless(IterableDataset[Tensor]):
             yield torch.zeros(1)
 
 
+class _Keeper(Callback):
+    """Keeps the training log (CSV and TensorBoard) and the checkpoint such that the log of a run is complete and in
+    order, whenever it was killed: a row is on the disk before the checkpoint of its step, and what was logged after the
+    last checkpoint is dropped when the run goes on from there.
+    """
+
+    def __init__(self, work: Path, checkpoint_every: int) -> None:
+        self._log, self._checkpoint, self._board = work / LOG, work / CHECKPOINT, work / "tensorboard"
+        self._every = checkpoint_every
+        self._rows: list[Mapping[str, Any]] = []
+        self._writer: SummaryWriter | None = None
+
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        if self._log.is_file():
+            with self._log.open(encoding="utf-8", newline="") as file:
+                self._rows = [row for row in csv.DictReader(file) if int(row["step"]) <= trainer.global_step]
+        self._writer = SummaryWriter(self._board, purge_step=trainer.global_step + 1)
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, batch_index: int
+    ) -> None:
+        step = trainer.global_step  # steps done, this one included
+        if step % LOG_EVERY == 0 or step in (1, trainer.max_steps):
+            self._write({name: float(value) for name, value in trainer.callback_metrics.items()}, step)
+        # None after the last step: the average of the weights would not be taken again when a finished run goes on.
+        if step % self._every == 0 and step < trainer.max_steps:
+            trainer.save_checkpoint(self._checkpoint)
+
+    def _write(self, values: dict[str, float], step: int) -> None:
+        assert self._writer is not None
+        self._rows.append({"step": step, "time": datetime.now(UTC).isoformat(timespec="milliseconds"), **values})
+        with replacing(self._log) as temporary:
+            pd.DataFrame(self._rows).to_csv(temporary, index=False)
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+        self._writer.flush()
+
+    def teardown(self, trainer: lightning.Trainer, module: lightning.LightningModule, stage: str) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+class _WholeCheckpoints(TorchCheckpointIO):
+    """Checkpoints that replace each other at once: Lightning's own cross the system's temporary folder, from where a
+    move to another disk is a copy, which a kill cuts short.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+@contextmanager
+def alone(folder: Path, *, wait_s: float = 60.0) -> Iterator[None]:
+    """Hold the lock of a folder, so that one process at a time trains for the result beside it.
+
+    Another one is waited for, since what a killed call of the workflow leaves behind ends itself within seconds;
+    ModelError if it does not.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / "lock")
+    try:
+        lock.acquire(timeout=wait_s)
+    except Timeout as error:
+        raise ModelError(
+            f"{folder}: another training run has been using this folder for {wait_s:.0f} s, expected to be alone;"
+            " end it (kill, scancel) or wait for it"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def fit(
     network: nn.Module,
     loss: Callable[[nn.Module, int], tuple[Tensor, dict[str, Tensor]]],
@@ -97,55 +185,41 @@ def fit(
 ) -> None:
     """Optimise the network in place.
 
-    loss : (network, step) -> loss and its named parts. work : folder of checkpoints and logs; a run that was stopped
-    goes on from the last checkpoint there, and a second process on the same folder raises ModelError. A finished run
-    leaves its logs (CSV, TensorBoard) and no checkpoint. With ``average_decay`` the weights become their exponential
-    average over the second half of the steps.
+    loss : (network, step) -> loss and its named parts. work : folder of the checkpoint and the logs, held by ``alone``;
+    a run that was stopped goes on from the checkpoint there and ends like one that was not. The caller removes the
+    checkpoint once the weights are safe. With ``average_decay`` the weights become their exponential average over the
+    second half of the steps.
     """
     work.mkdir(parents=True, exist_ok=True)
+    for unfinished in work.glob(".writing-*"):
+        unfinished.unlink()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning.*")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-    lock = FileLock(work / "lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise ModelError(f"{work}: another training run is using this folder, expected to be alone") from error
-    try:
-        refresh = 10 if sys.stderr.isatty() else max(1, settings.steps // 20)  # a log file needs no moving bar
-        checkpoint = ModelCheckpoint(
-            dirpath=work,
-            filename="last",
-            every_n_train_steps=settings.checkpoint_every,
-            save_top_k=1,
-            enable_version_counter=False,
-        )
-        callbacks: list[Callback] = [checkpoint, TQDMProgressBar(refresh_rate=refresh)]
-        if settings.average_decay > 0:
-            callbacks.append(
-                EMAWeightAveraging(decay=settings.average_decay, update_starting_at_step=settings.steps // 2)
-            )
-        precision: Literal["bf16-mixed", "32-true"] = (
-            "bf16-mixed" if settings.mixed_precision and device.type == "cuda" else "32-true"
-        )
-        trainer = lightning.Trainer(
-            accelerator="gpu" if device.type == "cuda" else "cpu",
-            devices=1,
-            precision=precision,
-            max_steps=settings.steps,
-            max_epochs=-1,
-            callbacks=callbacks,
-            logger=[CSVLogger(work, name="csv", version=""), TensorBoardLogger(work, name="tensorboard", version="")],
-            log_every_n_steps=min(20, settings.steps),
-            enable_model_summary=False,
-        )
-        last = work / "last.ckpt"
-        trainer.fit(
-            Stage(network, loss, settings),
-            DataLoader(_Endless(), batch_size=None),
-            ckpt_path=str(last) if last.is_file() else None,
-            weights_only=True,
-        )
-        last.unlink(missing_ok=True)
-    finally:
-        lock.release()
+    refresh = 10 if sys.stderr.isatty() else max(1, settings.steps // 20)  # a log file needs no moving bar
+    callbacks: list[Callback] = [TQDMProgressBar(refresh_rate=refresh)]
+    if settings.average_decay > 0:
+        callbacks.append(EMAWeightAveraging(decay=settings.average_decay, update_starting_at_step=settings.steps // 2))
+    callbacks.append(_Keeper(work, settings.checkpoint_every))  # last, as it saves what the others hold
+    precision: Literal["bf16-mixed", "32-true"] = (
+        "bf16-mixed" if settings.mixed_precision and device.type == "cuda" else "32-true"
+    )
+    trainer = lightning.Trainer(
+        accelerator="gpu" if device.type == "cuda" else "cpu",
+        devices=1,
+        precision=precision,
+        max_steps=settings.steps,
+        max_epochs=-1,
+        callbacks=callbacks,
+        plugins=[_WholeCheckpoints()],
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+    )
+    checkpoint = work / CHECKPOINT
+    trainer.fit(
+        Stage(network, loss, settings),
+        DataLoader(_Endless(), batch_size=None),
+        ckpt_path=str(checkpoint) if checkpoint.is_file() else None,
+        weights_only=True,
+    )

@@ -1,0 +1,174 @@
+"""What the workflow itself costs: planning, as the cohort grows, and its overhead over the commands it runs.
+
+    python benchmarks/workflow.py scale --out benchmarks/workflow-scale.csv
+    python benchmarks/workflow.py overhead --out benchmarks/workflow-overhead.csv
+
+``scale`` plans 5 folds x 5 repeats x 2 systems on cohorts of growing size. Phantoms need no files for a plan; scans of
+kind nifti are listed, with 12 vertebrae each, and exist as empty files, since listing them is part of the plan. The
+call with nothing to do is a dry-run of a run whose outputs are empty files, which ``--touch`` has taken for its own.
+
+``overhead`` runs a small configuration by Snakemake on one core and, at the same time, so that other work weighs on
+both alike, its commands by hand, one after another.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pandas as pd
+import yaml
+
+from vertfrac import tables
+
+ROOT = Path(__file__).parents[1]
+PATH = click.Path(path_type=Path)
+
+
+def snakemake(folder: Path, *options: str) -> tuple[str, float]:
+    """What a call in ``folder`` says, and its seconds."""
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
+    command += ["--configfile", str(folder / "config.yaml"), "--cores", "1", *options]
+    start = time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    seconds = time.perf_counter() - start
+    if done.returncode:
+        raise SystemExit(done.stdout + done.stderr)
+    return done.stdout + done.stderr, seconds
+
+
+def cohort(folder: Path, kind: str, cases: int) -> dict[str, Any]:
+    """A section ``cohort`` of so many cases; those of kind nifti are listed and exist, empty."""
+    if kind == "phantom":
+        return {"kind": kind, "cases": cases, "seed": 1}
+    names = [f"c{k:06d}" for k in range(cases)]
+    (folder / "scans").mkdir()
+    for name in names:
+        (folder / "scans" / f"{name}.nii.gz").touch()
+    listed = pd.DataFrame({"case": names, "image": [f"{name}.nii.gz" for name in names]})
+    listed.to_csv(folder / "scans" / "cases.csv", index=False)
+    vertebra = tables.keypoint_values(np.zeros((6, 3)))
+    rows = [{"case": name, "vertebra": number, **vertebra} for name in names for number in range(1, 13)]
+    pd.DataFrame(rows).to_csv(folder / "scans" / "annotations.csv", index=False)
+    return {"kind": kind, "folder": "scans"}
+
+
+def fake_outputs(folder: Path) -> None:
+    """Empty files for all outputs of the plan."""
+    text, _ = snakemake(folder, "--summary")
+    for line in text.splitlines():
+        path = folder / line.split("\t")[0]
+        if "\t" in line and line.startswith("results/"):
+            shard = re.search(r"/(source|cohort)/\d+$", str(path))
+            (path if shard else path.parent).mkdir(parents=True, exist_ok=True)
+            if not shard:
+                path.touch()
+    snakemake(folder, "--touch", "--forceall")
+
+
+def described(runs: int, note: str) -> dict[str, Any]:
+    return {"runs": runs, "processor": platform.processor() or platform.machine(), "note": note}
+
+
+@click.group()
+def main() -> None:
+    """Measure what the workflow itself costs."""
+
+
+@main.command()
+@click.option("--cases", multiple=True, type=int, default=(100, 1000, 10000), show_default=True)
+@click.option("--shards", default="2,16", show_default=True, help="shards to plan with")
+@click.option("--runs", type=click.IntRange(min=1), default=3, show_default=True)
+@click.option("--note", default="", help="what else the machine was doing")
+@click.option("--out", type=PATH, required=True, help="CSV to write")
+def scale(cases: tuple[int, ...], shards: str, runs: int, note: str, out: Path) -> None:
+    """Time of a dry-run and of a call with nothing to do, and the number of jobs."""
+    rows = []
+    for kind in ("phantom", "nifti"):
+        for count in cases:
+            for parts in map(int, shards.split(",")):
+                with tempfile.TemporaryDirectory() as name:
+                    folder = Path(name)
+                    config = {
+                        "name": "scale",
+                        "cohort": cohort(folder, kind, count),
+                        "shards": parts,
+                        "folds": {"k": 5, "repeats": 5, "seed": 1},
+                        "systems": ["pisov2020", "zakharov2022"],
+                    }
+                    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+                    planned = [snakemake(folder, "--dry-run", "--quiet", "rules") for _ in range(runs)]
+                    jobs = int(re.findall(r"^total +(\d+)", planned[0][0], re.MULTILINE)[-1])
+                    fake_outputs(folder)
+                    idle = [snakemake(folder, "--dry-run") for _ in range(runs)]
+                    if "Nothing to be done" not in idle[0][0]:
+                        raise SystemExit(idle[0][0])
+                row = {
+                    "kind": kind, "cases": count, "shards": parts, "folds": 5, "repeats": 5, "systems": 2, "jobs": jobs,
+                    "dry_run_s": round(statistics.median(seconds for _, seconds in planned), 2),
+                    "nothing_to_do_s": round(statistics.median(seconds for _, seconds in idle), 2),
+                    **described(runs, note),
+                }  # fmt: skip
+                click.echo(row)
+                rows.append(row)
+                pd.DataFrame(rows).to_csv(out, index=False)
+
+
+@main.command()
+@click.option("--runs", type=click.IntRange(min=1), default=3, show_default=True)
+@click.option("--note", default="", help="what else the machine was doing")
+@click.option("--out", type=PATH, required=True, help="CSV to write")
+def overhead(runs: int, note: str, out: Path) -> None:
+    """Wall time of a run on one core over that of its commands, one after another."""
+    config = yaml.safe_load((ROOT / "tests/workflow/tiny.yaml").read_text())
+    config |= {"shards": 1, "systems": {"tiny": config["systems"]["tiny"]}, "transfer": {}}
+    by_snakemake, by_hand, jobs = [], [], 0
+    for _ in range(runs):
+        with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
+            for folder in map(Path, (one, other)):
+                (folder / "config.yaml").write_text(yaml.safe_dump(config))
+            plan, _ = snakemake(Path(other), "--dry-run", "--printshellcmds")
+            commands = re.findall(r"^(?: *Shell command: )?(vertfrac .+)$", plan, re.MULTILINE)
+            jobs = len(commands)
+            with ThreadPoolExecutor() as pool:
+                first = pool.submit(snakemake, Path(one))
+                second = pool.submit(run_all, commands, Path(other))
+                by_snakemake.append(first.result()[1])
+                by_hand.append(second.result())
+            made, expected = (sorted(p.name for p in Path(f, "results").rglob("*.parquet")) for f in (one, other))
+            if made != expected:
+                raise SystemExit(f"expected the same tables of both, found {made} and {expected}")
+    whole, sum_s = statistics.median(by_snakemake), statistics.median(by_hand)
+    row = {
+        "jobs": jobs, "cores": 1, "snakemake_s": round(whole, 1), "by_hand_s": round(sum_s, 1),
+        "ratio": round(whole / sum_s, 3), "overhead_per_job_s": round((whole - sum_s) / jobs, 2),
+        **described(runs, note),
+    }  # fmt: skip
+    click.echo(row)
+    pd.DataFrame([row]).to_csv(out, index=False)
+
+
+def run_all(commands: list[str], folder: Path) -> float:
+    """Seconds of the commands, one after another, in a folder; their own folders, which Snakemake makes, come first."""
+    for path in re.findall(r"(?<![\w/])results/\S+", " ".join(commands)):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+    start = time.perf_counter()
+    for command in commands:
+        subprocess.run(["bash", "-c", command], cwd=folder, check=True)
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""A run that is killed again and again ends like one that was left alone.
+
+VERTFRAC_KILLS says how often it is killed, 10 at most.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import yaml
+
+from vertfrac.status import read_run
+
+KILLS = min(10, int(os.environ.get("VERTFRAC_KILLS", "3")))
+SEED = 20260
+ROOT = Path(__file__).parents[2]
+RUN = Path("results", "tiny")
+TARGET = f"{RUN}/summary/summary.md"
+STAGES = (
+    "phantom", "ingest", "slices", "train_detector", "train_detector", "train_localizer", "train_localizer", "curves",
+    "straighten", "detect",
+)  # fmt: skip
+"""The rules in whose jobs to kill."""
+
+
+def start(folder: Path, *options: str) -> subprocess.Popen[bytes]:
+    """Snakemake in a process group of its own; what it says is added to out.txt."""
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
+    command += ["--configfile", str(folder / "config.yaml"), "--rerun-incomplete", *options, "--", TARGET]
+    with (folder / "out.txt").open("ab") as out:
+        return subprocess.Popen(
+            command, env=environment, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+        )  # fmt: skip
+
+
+def finish(folder: Path, *options: str) -> None:
+    assert start(folder, *options).wait(timeout=900) == 0, (folder / "out.txt").read_text()[-5000:]
+
+
+def prepared(folder: Path) -> Path:
+    """A working directory for the smallest run that has both trainings, with several checkpoints each."""
+    config = yaml.safe_load(Path(__file__).with_name("tiny.yaml").read_text())
+    config["cohort"]["cases"] = 2
+    config["shards"] = 1
+    config["systems"] = {"tiny": config["systems"]["tiny"]}
+    for stage in ("localizer", "detector"):
+        config["systems"]["tiny"][stage]["training"] |= {"steps": 30, "checkpoint_every": 5}
+    config["systems"]["tiny"]["detector"]["training"]["average_decay"] = 0.9
+    del config["transfer"]
+    folder.mkdir()
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    return folder
+
+
+def seconds(folder: Path, rule: str) -> float:
+    """What a job of a rule took there."""
+    return float(pd.read_csv(next((folder / RUN / "benchmarks" / rule).glob("*.tsv")), sep="\t")["s"][0])
+
+
+def kill(folder: Path, rule: str, wait_s: float, what: str) -> bool:
+    """Start the run; so long after a job of a rule began kill the job, Snakemake or both. False if it ended before."""
+    begun = time.time()
+    run = psutil.Process((process := start(folder, "--cores", "1")).pid)
+    while all(log.stat().st_mtime < begun for log in (folder / RUN / "logs" / rule).glob("*.log")):
+        if process.poll() is not None:
+            return False
+        time.sleep(0.02)
+    time.sleep(wait_s)
+    jobs: list[psutil.Process] = []
+    while process.poll() is None and not jobs:
+        jobs = [child for child in run.children(recursive=True) if child.name() != "bash"]
+    if process.poll() is not None:
+        return False
+    if what == "job":
+        jobs[0].kill()
+    else:
+        (os.kill if what == "snakemake" else os.killpg)(process.pid, signal.SIGKILL)
+    process.wait(timeout=60)
+    run_now = read_run(folder / RUN)
+    assert not run_now.going
+    assert run_now.count("failed" if what == "job" else "stopped") > 0
+    _, alive = psutil.wait_procs(jobs, timeout=60)
+    assert not alive, "a killed call left a job behind"
+    if what != "job":
+        assert start(folder, "--unlock", "--cores", "1").wait(timeout=60) == 0
+    return True
+
+
+def tables(folder: Path) -> dict[str, pd.DataFrame]:
+    run = folder / RUN
+    found = {str(path.relative_to(run)): pd.read_parquet(path) for path in sorted(run.rglob("*.parquet"))}
+    for path in sorted(run.glob("training/**/log.csv")):
+        found[str(path.relative_to(run))] = pd.read_csv(path).drop(columns="time")
+    return found
+
+
+def weights(folder: Path) -> dict[str, bytes]:
+    run = folder / RUN
+    return {str(path.relative_to(run)): path.read_bytes() for path in sorted(run.glob("training/**/*.safetensors"))}
+
+
+def test_a_run_that_was_killed_in_each_stage_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
+    undisturbed, killed = (prepared(tmp_path / name) for name in ("undisturbed", "killed"))
+    finish(undisturbed, "--cores", "2")
+    draw = random.Random(SEED)
+    whats = draw.sample(["job", "snakemake", "group"] * 4, len(STAGES))
+    plan = [(rule, draw.random() * seconds(undisturbed, rule), what) for rule, what in zip(STAGES, whats, strict=True)]
+    plan = sorted(draw.sample(plan, KILLS), key=plan.index)
+    for rule, wait_s, what in plan:
+        assert kill(killed, rule, wait_s, what), f"the run ended before a job of {rule} was killed"
+        print(f"killed {what} {wait_s:.1f} s after a job of {rule} began", flush=True)
+    finish(killed, "--cores", "1")
+    expected, found = tables(undisturbed), tables(killed)
+    assert list(found) == list(expected)
+    for name, table in expected.items():
+        pd.testing.assert_frame_equal(found[name], table, check_exact=True)
+    assert weights(killed) == weights(undisturbed)
+    assert len(weights(killed)) == 4
+    assert read_run(killed / RUN).count("done") == len(read_run(killed / RUN).jobs)
