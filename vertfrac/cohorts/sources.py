@@ -8,7 +8,7 @@ one image, so that listing is quick and a broken case fails alone, when it is re
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,16 +44,21 @@ class Scan:
 def list_scans(kind: str, settings: Mapping[str, Any]) -> list[Scan]:
     """The cases of a cohort, by name. Raises CohortError where a name is unfit or occurs twice, or there is no case."""
     scans: list[Scan] = _adapter(kind).scans(**settings)
-    seen: dict[str, Scan] = {}
-    for scan in scans:
-        if not scan.case or Path(scan.case).name != scan.case or scan.case == "..":
-            raise CohortError(f"{scan.source}: case {scan.case!r} cannot name a file, expected a name without slashes")
-        if scan.case in seen:
-            raise CohortError(f"{scan.source}: case {scan.case} is that of {seen[scan.case].source} too")
-        seen[scan.case] = scan
+    check_names((scan.case, scan.source) for scan in scans)
     if not scans:
         raise CohortError(f"cohort of kind {kind}: found no case, expected at least one ({dict(settings)})")
     return sorted(scans, key=lambda scan: scan.case)
+
+
+def check_names(cases: Iterable[tuple[str, str]]) -> None:
+    """Refuse, by CohortError, a name that is unfit or occurs twice. cases : name and source of each."""
+    seen: dict[str, str] = {}
+    for case, source in cases:
+        if not case or Path(case).name != case or case == "..":
+            raise CohortError(f"{source}: case {case!r} cannot name a file, expected a name without slashes")
+        if case in seen:
+            raise CohortError(f"{source}: case {case} is that of {seen[case]} too")
+        seen[case] = source
 
 
 def left_out(kind: str, settings: Mapping[str, Any]) -> list[str]:

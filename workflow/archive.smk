@@ -1,0 +1,133 @@
+# A trained model over an archive of scans, in shards: docs/archive.md. The number of jobs is the number of shards,
+# whatever the number of scans; Snakemake looks at none of them.
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(workflow.basedir).parent))  # the checkout's own package
+
+from snakemake.exceptions import WorkflowError
+from snakemake.utils import min_version
+
+from vertfrac.cohorts.archive import check_parts
+from vertfrac.cohorts.nifti import CASES_TABLE
+from vertfrac.config import Archive, parse
+from vertfrac.errors import VertfracError
+from vertfrac.inference.archive import computed_by
+from vertfrac.provenance import code_hash
+
+min_version("9.0")
+
+try:
+    ARCHIVE = parse(Archive, config, "configuration")
+    check_parts(Path(ARCHIVE.out), shards=ARCHIVE.shards)
+except VertfracError as error:
+    raise WorkflowError(str(error)) from None
+
+OUT = ARCHIVE.out
+SHARDS = [f"{shard:05d}" for shard in range(ARCHIVE.shards)]
+
+
+wildcard_constraints:
+    shard=r"\d+",
+
+
+rule all:
+    default_target: True
+    input:
+        f"{OUT}/summary.txt",
+
+
+def tables_of_scans(wildcards):
+    """The table that lists the scans. A folder without one is listed again only when that is asked for."""
+    scans = Path(ARCHIVE.scans)
+    table = scans / CASES_TABLE if scans.is_dir() else scans
+    return [str(table)] if table.exists() or not scans.is_dir() else []
+
+
+def decided_by(wildcards):
+    """The model and the code that the numbers come from."""
+    try:
+        return computed_by(Path(ARCHIVE.model))
+    except VertfracError as error:
+        raise WorkflowError(str(error)) from None
+
+
+rule list_scans:
+    input:
+        tables_of_scans,
+    output:
+        f"{OUT}/list.parquet",
+    log:
+        f"{OUT}/logs/list.log",
+    benchmark:
+        f"{OUT}/benchmarks/list.tsv"
+    conda:
+        "../envs/vertfrac.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=240,
+    params:
+        scans=ARCHIVE.scans,
+        shards=ARCHIVE.shards,
+        code=code_hash("cohorts.archive"),
+    shell:
+        "vertfrac archive list --scans {params.scans:q} --shards {params.shards} --out {output:q} > {log:q} 2>&1"
+
+
+# What is declared is a note that the shard is up to date. Its results are not, since Snakemake would delete them before
+# a job and after one that failed; the command keeps what still holds.
+rule measure:
+    input:
+        rules.list_scans.output,
+    output:
+        f"{OUT}/shards/{{shard}}.json",
+    log:
+        f"{OUT}/logs/{{shard}}.log",
+    benchmark:
+        f"{OUT}/benchmarks/{{shard}}.tsv"
+    conda:
+        "../envs/vertfrac.yaml"
+    threads: 2
+    resources:
+        gpu=1,
+        mem_mb=8000,
+        runtime=1440,
+    params:
+        model=ARCHIVE.model,
+        shards=ARCHIVE.shards,
+        out=subpath(input[0], parent=True),
+        pictures="--pictures" if ARCHIVE.pictures else "",
+        retry="--retry" if ARCHIVE.retry else "",
+        decided_by=decided_by,
+        code=code_hash("inference.archive"),
+    shell:
+        "vertfrac archive measure --listing {input:q} --shard {wildcards.shard}/{params.shards} --model {params.model:q}"
+        " --out {params.out:q} --done {output:q} --threads {threads} {params.pictures} {params.retry} > {log:q} 2>&1"
+
+
+rule summary:
+    input:
+        listing=rules.list_scans.output,
+        shards=expand(rules.measure.output, shard=SHARDS),
+    output:
+        text=f"{OUT}/summary.txt",
+        table=f"{OUT}/summary.parquet",
+    log:
+        f"{OUT}/logs/summary.log",
+    benchmark:
+        f"{OUT}/benchmarks/summary.tsv"
+    conda:
+        "../envs/vertfrac.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        out=subpath(output.text, parent=True),
+        code=code_hash("inference.archive"),
+    shell:
+        "vertfrac archive summary --listing {input.listing:q} --out {params.out:q} > {log:q} 2>&1"
+
+
+onsuccess:
+    if (summary := Path(OUT) / "summary.txt").is_file():
+        print(summary.read_text(encoding="utf-8"), end="")
