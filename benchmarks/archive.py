@@ -3,20 +3,23 @@
     python benchmarks/archive.py --model results/demo/models/vertfrac --out benchmarks/archive-cpu.csv
 
 Listing reads folders of empty files, one folder per scan, which is the slowest layout. The plan is a dry-run of
-workflow/archive.smk. A scan is a phantom as it is, and the same one with 512 x 512 x 400 voxels; its seconds are those
-in the table of scans, which start when its file is opened, of the second of two passes. Bytes are those of a shard of
-1000 scans: the phantom's own rows, with noise on every number, since equal rows would be packed into nothing. Each step
-runs in a process of its own; memory is the peak of that process.
+workflow/archive.smk. Scans are measured in shards of one: a broken file, which shows what a shard costs before its
+first scan, a phantom as it is, and the same one with 512 x 512 x 400 voxels; then the first of them again, without
+news. Bytes are those of a shard of 1000 scans: the phantom's own rows, with noise on every number, since equal rows
+would be packed into nothing. Each step is a process of its own: its wall and CPU seconds and its peak memory.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import platform
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +29,14 @@ import pandas as pd
 
 ROOT = Path(__file__).parents[1]
 FULL = (512, 512, 400)
+CASES = ("broken", "phantom", "full")
 VERTFRAC = (sys.executable, "-m", "vertfrac")
 
+Row = dict[str, Any]
 
-def run(command: list[str], folder: Path) -> tuple[float, float]:
-    """Wall seconds and peak memory, MB, of a command."""
+
+def run(command: list[str], folder: Path) -> dict[str, float]:
+    """What a command takes: wall and CPU seconds, peak memory in MB."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     start = time.perf_counter()
     with (folder / "output").open("w") as output:
@@ -39,81 +45,71 @@ def run(command: list[str], folder: Path) -> tuple[float, float]:
     seconds = time.perf_counter() - start
     if status:
         raise SystemExit((folder / "output").read_text())
-    return seconds, usage.ru_maxrss / 1024
+    return {"seconds": seconds, "cpu_seconds": usage.ru_utime + usage.ru_stime, "memory_mb": usage.ru_maxrss / 1024}
 
 
-def listing(folder: Path, scans: int) -> dict[str, Any]:
+def listing(folder: Path, scans: int) -> Row:
     for number in range(scans):
         place = folder / "scans" / f"p{number:07d}"
         place.mkdir(parents=True)
         (place / "ct.nii.gz").touch()
-    command = [*VERTFRAC, "archive", "list", "--scans", "scans", "--shards", "100", "--out", "list.parquet"]
-    seconds, memory = run(command, folder)
-    return {"step": "list", "size": scans, "seconds": seconds, "memory_mb": memory,
-            "bytes": (folder / "list.parquet").stat().st_size}  # fmt: skip
+    cost = run([*VERTFRAC, "archive", "list", "--scans", "scans", "--shards", "100", "--out", "list.parquet"], folder)
+    return {"step": "list", "size": scans, **cost, "bytes": (folder / "list.parquet").stat().st_size}
 
 
-def plan(folder: Path, shards: int, model: Path) -> dict[str, Any]:
+def plan(folder: Path, shards: int, model: Path) -> Row:
     (folder / "scans").mkdir()
-    (folder / "scans" / "one.nii").touch()
     config = [f"shards={shards}", "scans=scans", "out=out", f"model={model}"]
-    command = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "workflow" / "archive.smk"), "--cores", "2",
-               "--dry-run", "--quiet", "all", "--config", *config]  # fmt: skip
-    seconds, memory = run(command, folder)
-    return {"step": "dry-run", "size": shards, "seconds": seconds, "memory_mb": memory}
+    workflow = str(ROOT / "workflow" / "archive.smk")
+    command = [sys.executable, "-m", "snakemake", "-s", workflow, "--cores", "2", "--dry-run", "--quiet", "all"]
+    return {"step": "dry-run", "size": shards, **run([*command, "--config", *config], folder)}
 
 
-def scans(folder: Path, model: Path, threads: int) -> list[dict[str, Any]]:
-    """One phantom and the same at full size: both passes, then a shard without news, and what is on disk."""
-    import shutil
-
+def make_scans(folder: Path) -> None:
+    """broken.nii.gz, phantom.nii.gz and full.nii.gz, each in a folder of its name."""
     from scipy.ndimage import zoom
 
     from vertfrac.geometry.grid import Grid
     from vertfrac.imaging import Image, read_image, write_nifti
 
+    for case in CASES:
+        (folder / case / "scans").mkdir(parents=True)
+    (folder / "broken" / "scans" / "broken.nii.gz").write_bytes(b"broken")
     run([*VERTFRAC, "phantom", "--cases", "1", "--out", "made"], folder)
     (found,) = (folder / "made" / "images").iterdir()
     image = read_image(found)
+    write_nifti(folder / "phantom" / "scans" / "phantom.nii.gz", image)
     factors = np.array(FULL) / image.hu.shape
-    (folder / "scans").mkdir()
-    write_nifti(folder / "scans" / "phantom.nii.gz", image)
     affine = image.grid.world_from_index @ np.diag([*(1 / factors), 1.0])
     large = zoom(image.hu.astype(np.float32), factors, order=1, grid_mode=True, mode="nearest")
-    large += (
-        np.random.default_rng(0).normal(0, 10, large.shape).astype(np.float32)
-    )  # noise, so that it packs as a CT does
+    large += np.random.default_rng(0).normal(0, 10, FULL).astype(np.float32)  # so that it packs as a CT does
     hu = np.rint(large).astype(np.int16)
-    write_nifti(folder / "scans" / "full.nii.gz", Image(hu, Grid(hu.shape, affine), "full"))
-    run([*VERTFRAC, "archive", "list", "--scans", "scans", "--shards", "1", "--out", "out/list.parquet"], folder)
+    write_nifti(folder / "full" / "scans" / "full.nii.gz", Image(hu, Grid(FULL, affine), "full"))
 
-    def measure(*options: str) -> tuple[float, float]:
-        return run(
-            [*VERTFRAC, "archive", "measure", "--listing", "out/list.parquet", "--shard", "0/1", "--model", str(model),
-             "--out", "out", "--done", "out/done.json", "--threads", str(threads), *options], folder
-        )  # fmt: skip
 
-    measure("--pictures")
-    pictures = {
-        path.name: sum(file.stat().st_size for file in path.iterdir()) for path in (folder / "out/folders").glob("*/*")
-    }
+def scans(folder: Path, model: Path, threads: int) -> Iterator[Row]:
+    """Shards of one scan, one without news, and the bytes of the results."""
+    process = multiprocessing.get_context("spawn").Process(target=make_scans, args=(folder,))
+    process.start()  # on its own, since the peak of a process counts what its parent held when it started
+    process.join()
+
+    def measure(case: str, *options: str) -> dict[str, float]:
+        command = [*VERTFRAC, "archive", "measure", "--listing", "out/list.parquet", "--shard", "0/1"]
+        command += ["--model", str(model), "--out", "out", "--done", "out/done.json", "--threads", str(threads)]
+        return run([*command, *options], folder / case)
+
+    for case in CASES:
+        command = [*VERTFRAC, "archive", "list", "--scans", "scans", "--shards", "1", "--out", "out/list.parquet"]
+        run(command, folder / case)
+        size = (folder / case / "scans" / f"{case}.nii.gz").stat().st_size
+        yield {"step": f"shard of one scan, {case}", "size": 1, **measure(case), "bytes": size}
+    yield {"step": "shard without news", "size": 1, **measure("broken")}
     for dataset in ("scans", "vertebrae"):
-        shutil.rmtree(folder / "out" / dataset)
-    _, memory = measure()
-    table = pd.read_parquet(folder / "out" / "scans").set_index("case")
-    vertebrae = pd.read_parquet(folder / "out" / "vertebrae")
-    rows = [
-        {"step": f"scan, {case}, {threads} threads", "size": 1, "seconds": table.loc[case, "seconds"],
-         "memory_mb": memory, "bytes": (folder / "scans" / f"{case}.nii.gz").stat().st_size}
-        for case in ("phantom", "full")
-    ]  # fmt: skip
-    rows += [{"step": f"folder with picture, {case}", "size": 1, "bytes": size} for case, size in pictures.items()]
-    seconds, memory = measure()
-    rows.append({"step": "shard without news", "size": 2, "seconds": seconds, "memory_mb": memory})
-    for name, data in (("scans", table.reset_index()), ("vertebrae", vertebrae)):
-        own = data[data["case"] == "phantom"]
-        rows.append({"step": f"{name} of a shard", "size": 1000, "bytes": packed(own, folder)})
-    return rows
+        rows = pd.read_parquet(folder / "phantom" / "out" / dataset)
+        yield {"step": f"{dataset}, {len(rows)} a scan", "size": 1000, "bytes": packed(rows, folder)}
+    measure("full", "--pictures")
+    (drawn,) = (folder / "full" / "out" / "folders").glob("*/*")
+    yield {"step": "folder with picture, full", "size": 1, "bytes": sum(f.stat().st_size for f in drawn.iterdir())}
 
 
 def packed(own: pd.DataFrame, folder: Path) -> int:
@@ -140,16 +136,21 @@ def packed(own: pd.DataFrame, folder: Path) -> int:
 def main(model: Path, lists: tuple[int, ...], plans: tuple[int, ...], threads: int, note: str, out: Path) -> None:
     """Measure every step once."""
     model = model.absolute()
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     with tempfile.TemporaryDirectory() as name:
 
         def fresh() -> Path:
             return Path(tempfile.mkdtemp(dir=name))
 
-        rows += [listing(fresh(), number) for number in lists]
-        rows += [plan(fresh(), number, model) for number in plans]
-        rows += scans(fresh(), model, threads)
-    table = pd.DataFrame(rows).round({"seconds": 2, "memory_mb": 0})
+        steps = chain(
+            (listing(fresh(), number) for number in lists),
+            (plan(fresh(), number, model) for number in plans),
+            scans(fresh(), model, threads),
+        )
+        for row in steps:
+            click.echo(row)
+            rows.append(row)
+    table = pd.DataFrame(rows).round({"seconds": 1, "cpu_seconds": 1, "memory_mb": 0})
     table = table.astype({"memory_mb": "Int64", "bytes": "Int64"})
     table = table.assign(processor=platform.processor() or platform.machine(), note=note)
     click.echo(table.to_string(index=False))

@@ -1,6 +1,7 @@
 # A trained model over an archive of scans, in shards: docs/archive.md. The number of jobs is the number of shards,
 # whatever the number of scans; Snakemake looks at none of them.
 import sys
+from functools import cache
 from pathlib import Path
 
 sys.path.insert(0, str(Path(workflow.basedir).parent))  # the checkout's own package
@@ -23,6 +24,11 @@ try:
 except VertfracError as error:
     raise WorkflowError(str(error)) from None
 
+# Asked here, since Snakemake passes over an input that is missing if the output of its rule is there.
+SCANS = Path(ARCHIVE.scans)
+if not SCANS.exists():
+    raise WorkflowError(f"{SCANS}: not there, expected a folder or a table of scans")
+
 OUT = ARCHIVE.out
 SHARDS = [f"{shard:05d}" for shard in range(ARCHIVE.shards)]
 
@@ -37,15 +43,15 @@ rule all:
         f"{OUT}/summary.txt",
 
 
-def tables_of_scans(wildcards):
+def table_of_scans(wildcards):
     """The table that lists the scans. A folder without one is listed again only when that is asked for."""
-    scans = Path(ARCHIVE.scans)
-    table = scans / CASES_TABLE if scans.is_dir() else scans
-    return [str(table)] if table.exists() or not scans.is_dir() else []
+    table = SCANS / CASES_TABLE if SCANS.is_dir() else SCANS
+    return [str(table)] if table.is_file() else []
 
 
-def decided_by(wildcards):
-    """The model and the code that the numbers come from."""
+@cache
+def decided_by():
+    """The model and the code that the numbers come from; the same for all shards."""
     try:
         return computed_by(Path(ARCHIVE.model))
     except VertfracError as error:
@@ -54,7 +60,7 @@ def decided_by(wildcards):
 
 rule list_scans:
     input:
-        tables_of_scans,
+        table_of_scans,
     output:
         f"{OUT}/list.parquet",
     log:
@@ -98,7 +104,7 @@ rule measure:
         out=subpath(input[0], parent=True),
         pictures="--pictures" if ARCHIVE.pictures else "",
         retry="--retry" if ARCHIVE.retry else "",
-        decided_by=decided_by,
+        decided_by=lambda wildcards: decided_by(),
         code=code_hash("inference.archive"),
     shell:
         "vertfrac archive measure --listing {input:q} --shard {wildcards.shard}/{params.shards} --model {params.model:q}"

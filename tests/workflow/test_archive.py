@@ -159,7 +159,6 @@ def test_the_numbers_are_those_of_predict(finished: Finished, tmp_path: Path, ma
 def test_only_a_new_scan_and_a_changed_one_are_computed(finished: Finished) -> None:
     scans = finished.folder / "scans"
     before = counts(finished.folder)["scans"]
-    assert "Nothing to be done" in call(finished.folder, "--dry-run")
     (scans / "later.nii.gz").write_bytes((scans / "two.nii.gz").read_bytes())
     (scans / "broken.nii.gz").write_bytes((scans / "one.nii.gz").read_bytes())
     said = call(finished.folder, "--forcerun", "list_scans")
@@ -188,8 +187,9 @@ def test_another_model_makes_every_shard_stale_and_other_scores_none(
         ({"shrads": 3}, "configuration: shrads: unknown key, found 3"),
         ({"shards": 3}, "out: holds results in 2 shards, found shards: 3; expected 2"),
         ({"model": "scans"}, "scans: not a model folder"),
+        ({"scans": "nowhere"}, "nowhere: not there, expected a folder or a table of scans"),
     ],
-    ids=["key", "shards", "model"],
+    ids=["key", "shards", "model", "scans"],
 )
 def test_a_wrong_configuration_stops_before_any_job(finished: Finished, config: dict[str, object], words: str) -> None:
     done = subprocess.run(
