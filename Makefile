@@ -61,6 +61,7 @@ lint: $(VENV)/ready-dev
 	$(BIN)/mypy
 	$(BIN)/snakefmt --check Snakefile workflow
 	PATH="$(abspath $(BIN)):$$PATH" snakemake --lint
+	PATH="$(abspath $(BIN)):$$PATH" snakemake --snakefile workflow/archive.smk --lint --configfile config/archive/example.yaml --config scans=config
 
 format: $(VENV)/ready-dev
 	$(BIN)/ruff check --fix

@@ -51,6 +51,7 @@ wildcard_constraints:
     cohort=r"[A-Za-z0-9._-]+",
 
 
+include: "workflow/rules/device.smk"
 include: "workflow/rules/common.smk"
 include: "workflow/rules/cohort.smk"
 include: "workflow/rules/curve.smk"

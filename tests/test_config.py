@@ -15,6 +15,7 @@ from jsonschema import Draft202012Validator
 from vertfrac.cli import main
 from vertfrac.config import (
     AnchorBasedNetwork,
+    Archive,
     Config,
     canonical,
     changes,
@@ -313,6 +314,25 @@ def test_every_shipped_system_is_valid(path: Path) -> None:
 @pytest.mark.parametrize("path", sorted(SHIPPED.parent.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_shipped_configuration_is_valid(path: Path) -> None:
     resolve(read_yaml(path), SHIPPED.parent, str(path))
+
+
+def test_the_shipped_archive_is_valid() -> None:
+    path = SHIPPED.parent / "archive" / "example.yaml"
+    assert parse(Archive, read_yaml(path), str(path)).pictures is False
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"shards": "many"}, "shards: Input should be a valid integer.*found 'many'"),
+        ({"shards": 0}, "shards: Input should be greater than or equal to 1, found 0"),
+        ({"shrads": 3}, "shrads: unknown key, found 3"),
+        ({"out": "data/out"}, "out is data/out, expected a folder outside of scans, data"),
+    ],
+)
+def test_a_wrong_archive_is_named(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse(Archive, {"scans": "data", "model": "model", "out": "out", **wrong}, "x.yaml")
 
 
 # --- the canonical form

@@ -386,6 +386,25 @@ class Config(Section):
         return self
 
 
+class Archive(Section):
+    """The whole configuration of workflow/archive.smk: a trained model over many scans. docs/archive.md"""
+
+    scans: str = Field(description="folder of scans, NIfTI or DICOM, or a table of them: docs/cohorts/nifti.md")
+    model: str = Field(description="folder of a trained model")
+    out: str = Field(description="folder for the results")
+    shards: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        10, description="parts of the archive, one job each; cannot be changed later"
+    )
+    pictures: bool = Field(False, description="a folder per scan, with its picture, as vertfrac predict writes it")
+    retry: bool = Field(False, description="compute scans that failed again, though nothing changed")
+
+    @model_validator(mode="after")
+    def _out_is_elsewhere(self) -> Archive:
+        if Path(self.out).absolute().is_relative_to(Path(self.scans).absolute()):
+            raise ValueError(f"out is {self.out}, expected a folder outside of scans, {self.scans}")
+        return self
+
+
 S = TypeVar("S", bound=Section)
 
 

@@ -451,6 +451,7 @@ SCAN_RESULTS = Schema(
         Column("vertebrae", INT, "", "vertebrae with status ok"),
         Column("worst_grade", INT, "", "largest Genant grade over the vertebrae with status ok"),
         Column("smallest_genant", FLOAT, "", "smallest G over the vertebrae with status ok"),
+        Column("warnings", STRING, "", "what is unusual or was not graded, separated by '; '; missing if failed"),
         Column("seconds", FLOAT, "s", "wall time"),
     ),
 )
@@ -469,9 +470,40 @@ BENCHMARKS = Schema(
     ),
 )
 
+ARCHIVE_LIST = Schema(
+    "archive_list",
+    (
+        _CASE,
+        Column("source", STRING, "", "NIfTI file or DICOM folder, absolute; missing where a table of scans has none"),
+        Column("shard", INT, "", "the part of the archive that the scan belongs to, from 0, by a hash of the case"),
+    ),
+)
+
+ARCHIVE_SCANS = Schema(
+    "archive_scans",
+    (
+        *SCAN_RESULTS.columns,
+        Column("bytes", INT, "", "size of the file when it was read; missing for a folder"),
+        Column("modified_ns", INT, "ns", "when the file or folder was last modified, since 1970"),
+        Column("computed_by", STRING, "", "hash of the code and of the model that the row comes from"),
+        Column("folder", STRING, "", "the scan's own folder with its picture; missing where none was asked for"),
+    ),
+    required=("case", "source", "status", "bytes", "modified_ns", "computed_by"),
+)
+
+ARCHIVE_SUMMARY = Schema(
+    "archive_summary",
+    (
+        Column("what", STRING, "", "status, worst_grade (of scans with status ok) or reason (of the others)"),
+        Column("value", STRING, "", "its value; of reasons without path and numbers; missing if nothing was measured"),
+        Column("scans", INT, "", "how many scans have it"),
+    ),
+)
+
 ALL = (
     SCANS, SERIES, CASES, ANNOTATIONS, FOLDS, CURVES, CASE_STATUS, VERTEBRAE, MASK_VERTEBRAE, PREDICTIONS, MATCHES,
     CURVE_ERRORS, METRICS, SUMMARY, EXPERT_CASES, SCAN_RESULTS, CHECKS, BENCHMARKS,
+    ARCHIVE_LIST, ARCHIVE_SCANS, ARCHIVE_SUMMARY,
 )  # fmt: skip
 
 

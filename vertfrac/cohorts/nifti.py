@@ -67,18 +67,18 @@ def scans(folder: str | None = None, table: str | None = None, annotations: str 
 
     Raises CohortError, TableError or AnnotationError where the folder or a table itself is wrong.
     """
-    if table is not None:
-        listing, here = Path(table), Path(table).parent
-    else:
-        here = Path(folder or "")
-        listing = here / CASES_TABLE
-    if table is not None or listing.is_file():
-        listed = _listed_in(listing)
-    else:
-        listed = list(_found_in(here))
-        listing = here
+    here = Path(folder or "") if table is None else Path(table).parent
+    listing, listed = _list(folder, table)
     annotated = _annotations(here, annotations, listing, {one.case for one in listed})
     return [_scan(one, listing, annotated) for one in listed]
+
+
+def images(folder: str | None = None, table: str | None = None) -> list[tuple[str, Path | None]]:
+    """Case and image of every scan of a folder or of a table, whose annotations are not looked at.
+
+    The image is None where a table has none. Raises CohortError or TableError as `scans` does.
+    """
+    return [(one.case, one.image) for one in _list(folder, table)[1]]
 
 
 def left_out(folder: str | None = None, table: str | None = None, annotations: str | None = None) -> list[str]:
@@ -94,6 +94,15 @@ def is_mask(name: str) -> bool:
     stem = _NIFTI.sub("", name).lower()
     last = re.split(r"[_\-. ]", stem)[-1].rstrip("0123456789")
     return last in _MASK_WORDS or any(part.startswith("seg-") for part in stem.split("_"))
+
+
+def _list(folder: str | None, table: str | None) -> tuple[Path, list[_Listed]]:
+    """The scans of a folder or of a table, and the table or, where there is none, the folder that they come from."""
+    here = Path(folder or "")
+    listing = here / CASES_TABLE if table is None else Path(table)
+    if table is not None or listing.is_file():
+        return listing, _listed_in(listing)
+    return here, list(_found_in(here))
 
 
 def _listed_in(path: Path) -> list[_Listed]:
@@ -142,7 +151,7 @@ def _found_in(folder: Path) -> Iterator[_Listed]:
     """Every scan of a folder without a table, named by its path in the folder."""
     if not folder.is_dir():
         raise CohortError(f"{folder}: no such folder, expected scans, with {CASES_TABLE} or without")
-    found = [path for path in _images_in(folder) if path.is_dir() or not is_mask(path.name)]
+    found = [path for path in _images_in(folder) if not is_mask(path.name) or path.is_dir()]
     if not found:
         raise CohortError(
             f"{folder}: holds neither {CASES_TABLE} nor a scan, expected .nii or .nii.gz files or DICOM folders"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,22 +48,32 @@ class Scan:
 def list_scans(kind: str, settings: Mapping[str, Any]) -> list[Scan]:
     """The cases of a cohort, by name. Raises CohortError where a name is unfit or occurs twice, or there is no case."""
     scans: list[Scan] = _adapter(kind).scans(**settings)
-    seen: dict[str, Scan] = {}
-    for scan in scans:
-        if not scan.case or Path(scan.case).name != scan.case or scan.case == "..":
-            raise CohortError(f"{scan.source}: case {scan.case!r} cannot name a file, expected a name without slashes")
-        if scan.case in seen:
-            raise CohortError(f"{scan.source}: case {scan.case} is that of {seen[scan.case].source} too")
-        seen[scan.case] = scan
+    check_names((scan.case, scan.source) for scan in scans)
     if not scans:
         raise CohortError(f"cohort of kind {kind}: found no case, expected at least one ({dict(settings)})")
     return sorted(scans, key=lambda scan: scan.case)
 
 
+def shard_of(case: str, shards: int) -> int:
+    """The shard of a case, from 0: by its name alone, so that a new case changes no shard but its own."""
+    return int.from_bytes(hashlib.sha256(case.encode()).digest()[:8]) % shards
+
+
 def in_shard(case: str, shard: tuple[int, int]) -> bool:
-    """Whether a case belongs to shard k of n: by its name alone, so that a new case changes no shard but its own."""
+    """Whether a case belongs to shard k of n."""
     number, count = shard
-    return int.from_bytes(hashlib.sha256(case.encode()).digest()) % count == number
+    return shard_of(case, count) == number
+
+
+def check_names(cases: Iterable[tuple[str, str]]) -> None:
+    """Refuse, by CohortError, a name that is unfit or occurs twice. cases : name and source of each."""
+    seen: dict[str, str] = {}
+    for case, source in cases:
+        if not case or Path(case).name != case or case == "..":
+            raise CohortError(f"{source}: case {case!r} cannot name a file, expected a name without slashes")
+        if case in seen:
+            raise CohortError(f"{source}: case {case} is that of {seen[case]} too")
+        seen[case] = source
 
 
 def left_out(kind: str, settings: Mapping[str, Any]) -> list[str]:

@@ -17,8 +17,9 @@ from vertfrac.errors import VertfracError
 from vertfrac.files import replacing_folder, write_json
 from vertfrac.genant import GRADES
 from vertfrac.imaging import Image, case_name, read_image
+from vertfrac.imaging.messages import one_line
 from vertfrac.inference.held_out import curve_rows
-from vertfrac.inference.scan import ScanResult, analyse
+from vertfrac.inference.scan import ScanResult, analyse, worst
 from vertfrac.inference.weights import Model, load_model
 from vertfrac.report.figures import overlay
 
@@ -43,15 +44,12 @@ def predict_scans(
     names = _distinct([case_name(path) for path in scans])
     rows: list[dict[str, Any]] = []
     for case, path in zip(names, scans, strict=True):
-        start = time.perf_counter()
-        try:
-            vertebrae = _predict_scan(case, path, out / case, trained)
-            row = {"status": "ok", "reason": "", **_worst(vertebrae)}
+        row, _ = predict_scan(case, path, trained, out / case)
+        if row["status"] == "ok":
             tell(_sentence(case, row))
-        except (VertfracError, OSError) as error:
-            row = {"status": "failed", "reason": " ".join(str(error).split())}
+        else:
             (warn or tell)(f"{case}: failed: {row['reason']}")
-        rows.append({"case": case, "source": str(path), **row, "seconds": time.perf_counter() - start})
+        rows.append(row)
     written = tables.write_table(out / "scans.parquet", tables.SCAN_RESULTS, rows)
     tables.write_csv(out / "scans.csv", written)
     return all(row["status"] == "ok" for row in rows)
@@ -70,15 +68,40 @@ def _distinct(names: Sequence[str]) -> list[str]:
     return result
 
 
-def _predict_scan(case: str, path: Path, out: Path, model: Model) -> pd.DataFrame:
+def predict_scan(case: str, path: Path, model: Model, folder: Path | None) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Measure one scan: its row of SCAN_RESULTS and its rows of VERTEBRAE. A failure is told in the row, not raised.
+
+    folder : where the scan's own tables, its card and its overlay go; None writes nothing.
+    """
     start = time.perf_counter()
-    image = read_image(path)
-    reading = time.perf_counter() - start
+    vertebrae = tables.VERTEBRAE.frame([])
     try:
-        result = analyse(image, model)
-    except VertfracError as error:
-        raise type(error)(f"{path}: {error}") from error
-    vertebrae = result.vertebrae.assign(case=case, system=model.name)
+        image = read_image(path)
+        reading = time.perf_counter() - start
+        try:
+            result = analyse(image, model)
+        except VertfracError as error:
+            raise type(error)(f"{path}: {error}") from error
+        found = result.vertebrae.assign(case=case, system=model.name)
+        if folder is not None:
+            _write_folder(folder, case, path, image, result, found, model, reading)
+        vertebrae = found
+        row = {"status": "ok", "reason": "", **worst(vertebrae), "warnings": "; ".join(result.warnings)}
+    except (VertfracError, OSError) as error:
+        row = {"status": "failed", "reason": one_line(error)}
+    return {"case": case, "source": str(path), **row, "seconds": time.perf_counter() - start}, vertebrae
+
+
+def _write_folder(
+    out: Path,
+    case: str,
+    path: Path,
+    image: Image,
+    result: ScanResult,
+    vertebrae: pd.DataFrame,
+    model: Model,
+    reading: float,
+) -> None:
     with replacing_folder(out, marker="scan.json") as folder:
         written = tables.write_table(folder / "vertebrae.parquet", tables.VERTEBRAE, vertebrae)
         tables.write_csv(folder / "vertebrae.csv", written.drop(columns=["repeat", "fold"]))
@@ -93,18 +116,6 @@ def _predict_scan(case: str, path: Path, out: Path, model: Model) -> pd.DataFram
             title=case,
         )
         write_json(folder / "scan.json", _scan_card(case, path, image, result, model, round(reading, 4)))
-    return vertebrae
-
-
-def _worst(vertebrae: pd.DataFrame) -> dict[str, Any]:
-    measured = vertebrae[vertebrae["status"] == "ok"]
-    if measured.empty:
-        return {"vertebrae": 0, "worst_grade": None, "smallest_genant": None}
-    return {
-        "vertebrae": len(measured),
-        "worst_grade": int(measured["grade"].max()),
-        "smallest_genant": float(measured["genant"].min()),
-    }
 
 
 def _scan_card(case: str, path: Path, image: Image, result: ScanResult, model: Model, reading: float) -> dict[str, Any]:
@@ -114,7 +125,7 @@ def _scan_card(case: str, path: Path, image: Image, result: ScanResult, model: M
         "source": str(path),
         "shape": list(image.grid.shape),
         "spacing_mm": [round(float(mm), 4) for mm in image.grid.spacing_mm],
-        **_worst(result.vertebrae),
+        **worst(result.vertebrae),
         "counts": {
             status: int((statuses == status).sum()) for status in ("ok", "partial", "low_score", "not_measured")
         },

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -82,6 +83,18 @@ def analyse(image: Image, model: Model) -> ScanResult:
     vertebrae = vertebrae_frame(rows)
     clock.lap("measure")
     return ScanResult(spine, geometry, slice_hu, vertebrae, _warnings(image, vertebrae), clock.seconds)
+
+
+def worst(vertebrae: pd.DataFrame) -> dict[str, Any]:
+    """What SCAN_RESULTS says of the vertebrae with status ok: their number, the worst grade, the smallest G."""
+    measured = vertebrae[vertebrae["status"] == "ok"]
+    if measured.empty:
+        return {"vertebrae": 0, "worst_grade": None, "smallest_genant": None}
+    return {
+        "vertebrae": len(measured),
+        "worst_grade": int(measured["grade"].max()),
+        "smallest_genant": float(measured["genant"].min()),
+    }
 
 
 def _warnings(image: Image, vertebrae: pd.DataFrame) -> tuple[str, ...]:

@@ -20,15 +20,14 @@ from torch import nn
 
 from vertfrac import __version__
 from vertfrac.config import DetectorNetwork, LocalizerNetwork, System, parse
-from vertfrac.errors import ConfigError, ModelError, TableError
-from vertfrac.files import read_json, replacing, replacing_folder, write_json
+from vertfrac.errors import ConfigError, ModelError
+from vertfrac.files import replacing, replacing_folder, write_json
+from vertfrac.inference.card import CARD, FORMAT, read_card
 from vertfrac.models.anchor_based import AnchorBased
 from vertfrac.models.anchor_free import AnchorFree
 from vertfrac.models.detector import Detector
 from vertfrac.models.device import on_device
 from vertfrac.models.localizer import Localizer
-
-FORMAT = 1
 
 
 def save_weights(path: Path, network: nn.Module, *, kind: str, settings: Mapping[str, Any]) -> None:
@@ -148,7 +147,7 @@ def export_model(
     scores: Sequence[Mapping[str, Any]],
 ) -> None:
     """Gather trained weights and the card into a model folder, atomically."""
-    with replacing_folder(out, marker="model.json") as folder:
+    with replacing_folder(out, marker=CARD) as folder:
         files: dict[str, list[dict[str, str]]] = {}
         for kind, paths in (("localizers", localizers), ("detectors", detectors)):
             files[kind] = []
@@ -167,21 +166,12 @@ def export_model(
             "scores": list(scores),
             **files,
         }
-        write_json(folder / "model.json", card)
+        write_json(folder / CARD, card)
 
 
 def load_model(folder: Path, device: torch.device) -> Model:
     """Read a model folder; ModelError says what is missing, changed or of another version."""
-    card_path = folder / "model.json"
-    if not card_path.is_file():
-        raise ModelError(f"{folder}: not a model folder, expected a model.json in it")
-    try:
-        card = read_json(card_path)
-    except TableError as error:
-        raise ModelError(str(error)) from error
-    if not isinstance(card, dict) or card.get("format") != FORMAT:
-        found = card.get("format") if isinstance(card, dict) else type(card).__name__
-        raise ModelError(f"{card_path}: model format {found}, expected {FORMAT}")
+    card, card_path = read_card(folder), folder / CARD
     try:
         system = parse(System, card["system"], str(card_path))
         spacing = float(card["slice_spacing_mm"])

@@ -23,18 +23,8 @@ HELD_OUT = (
 )
 SYSTEMS = CONFIG.ancestors | CONFIG.systems
 
-ON_CLUSTER = workflow.remote_exec or workflow.nodes is not None
-
 # Training jobs share the cores of one machine; on a cluster each asks for its own.
 TRAINING_THREADS = 8 if ON_CLUSTER else max(1, min(8, workflow.cores // len(FOLDS)))
-
-# Where networks compute: on the GPU that a cluster or a limit (--resources gpu=N) promises, or else as it comes.
-if ON_CLUSTER:
-    DEVICE = "cuda"
-elif "gpu" in workflow.global_resources:
-    DEVICE = "cuda" if workflow.global_resources["gpu"].value else "cpu"
-else:
-    DEVICE = "auto"
 
 
 def scaled(base, per_input_mb=0):
