@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import cache
 
 from vertfrac.cohorts.lungcancer500_json import annotation_files
 from vertfrac.cohorts.series_index import tree_fingerprint
@@ -51,17 +52,22 @@ def source_files(source):
             return [source.format(**wildcards)]
         if cohort.kind == "lungcancer500":
             return annotations_of_shard(cohort.annotations, int(wildcards.shard))
-        try:
-            scans = list_scans(cohort.kind, cohort.model_dump(exclude={"kind"}))
-        except VertfracError as error:
-            raise WorkflowError(str(error)) from None
-        chosen = scans[int(wildcards.shard) :: CONFIG.shards]
+        chosen = scans_of(cohort)[int(wildcards.shard) :: CONFIG.shards]
         # one that does not exist is not asked for, since its case fails alone, with a reason
         return sorted(
             {str(path) for scan in chosen for path in scan.files if path.exists()}
         )
 
     return files
+
+
+@cache
+def scans_of(cohort):
+    """All scans of a cohort, listed once for all shards."""
+    try:
+        return list_scans(cohort.kind, cohort.model_dump(exclude={"kind"}))
+    except VertfracError as error:
+        raise WorkflowError(str(error)) from None
 
 
 def annotations_of_shard(folder, shard):
