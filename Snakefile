@@ -78,7 +78,6 @@ onstart:
                 for job in workflow.dag.jobs
                 if job.rule is rule and job.benchmark
             ],
-            log,
         )
 
 

@@ -36,17 +36,18 @@ ROOT = Path(__file__).parents[1]
 PATH = click.Path(path_type=Path)
 
 
-def snakemake(folder: Path, *options: str) -> tuple[str, float]:
-    """What a call in ``folder`` says, and its seconds."""
+def snakemake(folder: Path, *options: str) -> tuple[str, float, float]:
+    """What a call in ``folder`` says, its seconds, and those of the processor, on which other work weighs less."""
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
     command += ["--configfile", str(folder / "config.yaml"), "--cores", "1", *options]
-    start = time.perf_counter()
+    start, before = time.perf_counter(), os.times()
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    seconds = time.perf_counter() - start
+    seconds, after = time.perf_counter() - start, os.times()
     if done.returncode:
         raise SystemExit(done.stdout + done.stderr)
-    return done.stdout + done.stderr, seconds
+    used = after.children_user + after.children_system - before.children_user - before.children_system
+    return done.stdout + done.stderr, seconds, used
 
 
 def cohort(folder: Path, kind: str, cases: int) -> dict[str, Any]:
@@ -67,7 +68,7 @@ def cohort(folder: Path, kind: str, cases: int) -> dict[str, Any]:
 
 def fake_outputs(folder: Path) -> None:
     """Empty files for all outputs of the plan."""
-    text, _ = snakemake(folder, "--summary")
+    text, _, _ = snakemake(folder, "--summary")
     for line in text.splitlines():
         path = folder / line.split("\t")[0]
         if "\t" in line and line.startswith("results/"):
@@ -76,6 +77,10 @@ def fake_outputs(folder: Path) -> None:
             if not shard:
                 path.touch()
     snakemake(folder, "--touch", "--forceall")
+
+
+def middle(calls: list[tuple[str, float, float]], which: int) -> float:
+    return round(statistics.median(float(call[which]) for call in calls), 2)
 
 
 def described(runs: int, note: str) -> dict[str, Any]:
@@ -117,8 +122,8 @@ def scale(cases: tuple[int, ...], shards: str, runs: int, note: str, out: Path) 
                         raise SystemExit(idle[0][0])
                 row = {
                     "kind": kind, "cases": count, "shards": parts, "folds": 5, "repeats": 5, "systems": 2, "jobs": jobs,
-                    "dry_run_s": round(statistics.median(seconds for _, seconds in planned), 2),
-                    "nothing_to_do_s": round(statistics.median(seconds for _, seconds in idle), 2),
+                    "dry_run_s": middle(planned, 1), "dry_run_cpu_s": middle(planned, 2),
+                    "nothing_to_do_s": middle(idle, 1), "nothing_to_do_cpu_s": middle(idle, 2),
                     **described(runs, note),
                 }  # fmt: skip
                 click.echo(row)
@@ -139,7 +144,7 @@ def overhead(runs: int, note: str, out: Path) -> None:
         with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
             for folder in map(Path, (one, other)):
                 (folder / "config.yaml").write_text(yaml.safe_dump(config))
-            plan, _ = snakemake(Path(other), "--dry-run", "--printshellcmds")
+            plan, _, _ = snakemake(Path(other), "--dry-run", "--printshellcmds")
             commands = re.findall(r"^(?: *Shell command: )?(vertfrac .+)$", plan, re.MULTILINE)
             jobs = len(commands)
             with ThreadPoolExecutor() as pool:

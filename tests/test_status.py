@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -42,18 +45,19 @@ JOBS = [
     *(job("curves", system="tiny", repeat="0", fold=fold) for fold in "01"),
     *(job("train_localizer", system="tiny", repeat="0", fold=fold) for fold in "01"),
 ]
-LOG = ".snakemake/log/one.snakemake.log"
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FileLock:
-    """A run in the working directory that has begun; returned is the lock that its Snakemake would hold."""
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FileLock]:
+    """A run in the working directory that has begun; yielded is the lock that its Snakemake would hold."""
     monkeypatch.chdir(tmp_path)
     release: list[Any] = []
     monkeypatch.setattr("atexit.register", release.append)
-    begin(RUN, config(), JOBS, [LOG])
+    begin(RUN, config(), JOBS)
     release[0]()
-    return FileLock(RUN / "lock")
+    logger = logging.getLogger("snakemake.logging")
+    yield FileLock(RUN / "lock")
+    logger.removeHandler(logger.handlers[-1])
 
 
 def write(path: str | Path, text: str = "") -> None:
@@ -66,11 +70,10 @@ def finish(entry: dict[str, Any], seconds: float, peak_mb: float | str) -> None:
     write(entry["benchmark"], f"{HEADER}{seconds}\t0:00:01\t{peak_mb}\t9\t9\t9\t1.5\t2.5\t90.0\t{seconds / 2}\n")
 
 
-def error_of(entry: dict[str, Any]) -> str:
-    """What Snakemake says of a failed job."""
-    return (
-        f"Error in rule {entry['rule']}:\n    jobid: 2\n    log: {entry['log']} (check log file(s) for error details)\n"
-    )
+def snakemake_says(event: str, entry: dict[str, Any]) -> None:
+    logger = logging.getLogger("snakemake.logging")
+    logger.setLevel(logging.INFO)
+    logger.info("", extra={"event": Enum("Event", event)[event], "log": [entry["log"]]})
 
 
 def log_steps(*steps: int, seconds_per_step: float = 2.0) -> None:
@@ -102,7 +105,7 @@ def test_each_job_is_in_one_state(run: FileLock) -> None:
     finish(JOBS[1], 4.0, 100.0)
     for entry in JOBS[2:4]:
         write(entry["log"])
-    write(LOG, error_of(JOBS[2]))
+    snakemake_says("JOB_ERROR", JOBS[2])
     with run:
         assert states() == ["done", "done", "failed", "running", "waiting"]
     assert states() == ["done", "done", "failed", "stopped", "waiting"]
@@ -117,7 +120,7 @@ def test_what_was_done_before_the_plan_is_not_done_when_it_has_to_run_again(run:
 
 def test_a_failed_job_is_named_and_the_exit_code_is_1(run: FileLock) -> None:
     write(JOBS[2]["log"])
-    write(LOG, error_of(JOBS[2]))
+    snakemake_says("JOB_ERROR", JOBS[2])
     result = status()
     assert result.exit_code == 1
     assert "results/tiny: failed" in result.output
@@ -126,7 +129,8 @@ def test_a_failed_job_is_named_and_the_exit_code_is_1(run: FileLock) -> None:
 
 def test_a_job_that_snakemake_tries_again_has_not_failed(run: FileLock) -> None:
     write(JOBS[2]["log"])
-    write(LOG, error_of(JOBS[2]) + "Trying to restart job 2.\n")
+    snakemake_says("JOB_ERROR", JOBS[2])
+    snakemake_says("JOB_INFO", JOBS[2])
     with run:
         assert states()[2] == "running"
 
@@ -181,7 +185,7 @@ from pathlib import Path
 from vertfrac.config import read_yaml, resolve
 from vertfrac.status import begin, read_run
 tiny = Path({str(TINY)!r})
-begin(Path("results/tiny"), resolve(read_yaml(tiny), tiny.parent, ""), {JOBS!r}, [])
+begin(Path("results/tiny"), resolve(read_yaml(tiny), tiny.parent, ""), {JOBS!r})
 print(read_run(Path("results/tiny")).going, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """

@@ -1,18 +1,19 @@
 """What a run of the workflow has done and is doing, read from its own files.
 
 When the workflow starts it writes ``plan.json`` into the run's folder, all its jobs and which of them have to run, and
-``config.yaml``; it holds a lock there as long as it lives. The files that Snakemake and training write tell the rest: a
-job that had to run is done when its benchmark is newer than the plan; it has begun when its log is.
+``config.yaml``; as long as it lives it holds a lock there and lists the jobs that have failed. The files that Snakemake
+and training write tell the rest: a job that had to run is done when its benchmark is newer than the plan; it has begun
+when its log is.
 """
 
 from __future__ import annotations
 
 import atexit
 import csv
-import re
+import logging
 import statistics
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -26,7 +27,7 @@ from vertfrac.config import Config, read_yaml, resolve
 from vertfrac.errors import ConfigError
 from vertfrac.files import read_json, replacing, write_json
 
-PLAN, CONFIG, LOCK = "plan.json", "config.yaml", "lock"
+PLAN, CONFIG, LOCK, FAILED = "plan.json", "config.yaml", "lock", "failed.json"
 State = Literal["done", "running", "failed", "stopped", "waiting"]
 STATES: tuple[State, ...] = ("done", "running", "failed", "stopped", "waiting")
 TRAINING = {"train_localizer": "localizer", "train_detector": "detector"}
@@ -42,11 +43,12 @@ MEASURED = {
 """Column of the table of benchmarks -> column of Snakemake's benchmark files."""
 
 
-def begin(folder: Path, config: Config, jobs: Iterable[dict[str, Any]], logs: Sequence[str]) -> None:
-    """Write the plan and the configuration of a run that starts, and hold its lock until this process ends.
+def begin(folder: Path, config: Config, jobs: Iterable[dict[str, Any]]) -> None:
+    """Write the plan and the configuration of a run that starts; until this process ends, hold its lock and keep its
+    list of failed jobs.
 
     jobs : of each ``rule``, ``wildcards``, ``log`` and ``benchmark`` (paths from the working directory), and whether it
-    is ``planned``, that is, has to run. logs : what Snakemake itself writes.
+    is ``planned``, that is, has to run.
     """
     import yaml
 
@@ -58,7 +60,27 @@ def begin(folder: Path, config: Config, jobs: Iterable[dict[str, Any]], logs: Se
     with replacing(folder / CONFIG) as temporary:
         text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
         temporary.write_text(f"# What this run was last started with, defaults included.\n{text}", encoding="utf-8")
-    write_json(folder / PLAN, {"logs": list(logs), "jobs": list(jobs)})
+    logging.getLogger("snakemake.logging").addHandler(_Failures(folder / FAILED))
+    write_json(folder / PLAN, list(jobs))
+
+
+class _Failures(logging.Handler):
+    """Lists the failed jobs by their logs. Snakemake's own log leaves them out if it is told to be quiet."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path, self._failed = path, set[str]()
+        write_json(path, [])
+
+    def emit(self, record: logging.LogRecord) -> None:
+        event = getattr(getattr(record, "event", None), "name", None)
+        if event == "JOB_ERROR":
+            self._failed.update(getattr(record, "log", ()))
+        elif event == "JOB_INFO":  # it begins, maybe another time
+            self._failed.difference_update(getattr(record, "log", ()))
+        else:
+            return
+        write_json(self._path, sorted(self._failed))
 
 
 @dataclass(frozen=True)
@@ -125,9 +147,9 @@ def read_run(folder: Path) -> Run:
     begun = (folder / PLAN).stat().st_mtime  # by the clock that stamps the other files, too
     root = folder.resolve().parents[1]
     going = _held(folder / LOCK)
-    failed = {path for log in plan["logs"] for path in _failed_logs(root / log)}
+    failed = set(read_json(folder / FAILED))
     jobs, trainings, latest = [], [], begun
-    for entry in plan["jobs"]:
+    for entry in plan:
         rule, wildcards = entry["rule"], entry["wildcards"]
         training = _training_folder(folder, rule, wildcards)
         finished, started = (_modified(root / entry[kind]) for kind in ("benchmark", "log"))
@@ -163,20 +185,6 @@ def _held(lock: Path) -> bool:
             return False
     except Timeout:
         return True
-
-
-def _failed_logs(path: Path) -> list[str]:
-    """The logs of the jobs that Snakemake's own log says have failed."""
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return []
-    failed = []
-    for error in text.split("Error in rule ")[1:]:
-        job, log = (re.search(line, error) for line in (r"jobid: (\d+)", r"log: (.+) \(check log file"))
-        if job and log and f"Trying to restart job {job[1]}." not in error:
-            failed.append(log[1])
-    return failed
 
 
 def _modified(path: Path) -> float:

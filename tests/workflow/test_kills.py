@@ -11,13 +11,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
 import psutil
 import yaml
+from safetensors import safe_open
 
-from vertfrac.status import read_run
+from vertfrac.status import TRAINING, read_run
 
 KILLS = min(10, int(os.environ.get("VERTFRAC_KILLS", "3")))
 SEED = 20260
@@ -25,10 +28,11 @@ ROOT = Path(__file__).parents[2]
 RUN = Path("results", "tiny")
 TARGET = f"{RUN}/summary/summary.md"
 STAGES = (
-    "phantom", "ingest", "slices", "train_detector", "train_detector", "train_localizer", "train_localizer", "curves",
-    "straighten", "detect",
+    "train_detector", "train_localizer", "ingest", "detect", "train_detector", "train_localizer", "slices", "curves",
+    "straighten", "phantom",
 )  # fmt: skip
-"""The rules in whose jobs to kill."""
+"""The rules in whose jobs to kill, those first that a small number of kills is for."""
+ORDER = ("phantom", "ingest", "slices", "train_detector", "train_localizer", "curves", "straighten", "detect")
 
 
 def start(folder: Path, *options: str) -> subprocess.Popen[bytes]:
@@ -53,7 +57,7 @@ def prepared(folder: Path) -> Path:
     config["shards"] = 1
     config["systems"] = {"tiny": config["systems"]["tiny"]}
     for stage in ("localizer", "detector"):
-        config["systems"]["tiny"][stage]["training"] |= {"steps": 30, "checkpoint_every": 5}
+        config["systems"]["tiny"][stage]["training"] |= {"steps": 60, "checkpoint_every": 5}
     config["systems"]["tiny"]["detector"]["training"]["average_decay"] = 0.9
     del config["transfer"]
     folder.mkdir()
@@ -61,20 +65,45 @@ def prepared(folder: Path) -> Path:
     return folder
 
 
+def training(folder: Path, rule: str, name: str) -> list[Path]:
+    """Files in the work folders of all trainings of a rule."""
+    return list((folder / RUN / "training").glob(f"*/*/{rule.removeprefix('train_')}/*/{name}"))
+
+
 def seconds(folder: Path, rule: str) -> float:
-    """What a job of a rule took there."""
+    """How long a job of a rule took there; of a training, half of its steps, so that a kill meets the rest."""
+    if rule.startswith("train_"):
+        times = pd.to_datetime(pd.read_csv(training(folder, rule, "log.csv")[0])["time"])
+        return float((times.iloc[-1] - times.iloc[0]).total_seconds()) / 2
     return float(pd.read_csv(next((folder / RUN / "benchmarks" / rule).glob("*.tsv")), sep="\t")["s"][0])
 
 
 def kill(folder: Path, rule: str, wait_s: float, what: str) -> bool:
-    """Start the run; so long after a job of a rule began kill the job, Snakemake or both. False if it ended before."""
+    """Start the run; so long after a job of a rule began, or when it ends, kill the job, Snakemake or both.
+
+    A training counts from its first checkpoint. Returns False if the run ended before.
+    """
     begun = time.time()
     run = psutil.Process((process := start(folder, "--cores", "1")).pid)
-    while all(log.stat().st_mtime < begun for log in (folder / RUN / "logs" / rule).glob("*.log")):
+
+    def written(files: Iterable[Path]) -> bool:
+        """Whether this call has written any of the files."""
+        with suppress(FileNotFoundError):  # a checkpoint that is no longer needed
+            return any(file.stat().st_mtime >= begun for file in files)
+        return False
+
+    def has_begun() -> bool:
+        if rule.startswith("train_"):
+            return written(training(folder, rule, "last.ckpt"))
+        return written((folder / RUN / "logs" / rule).glob("*.log"))
+
+    while not has_begun():
         if process.poll() is not None:
             return False
         time.sleep(0.02)
-    time.sleep(wait_s)
+    until = time.time() + wait_s
+    while time.time() < until and not written((folder / RUN / "benchmarks" / rule).glob("*.tsv")):
+        time.sleep(0.02)
     jobs: list[psutil.Process] = []
     while process.poll() is None and not jobs:
         jobs = [child for child in run.children(recursive=True) if child.name() != "bash"]
@@ -84,14 +113,15 @@ def kill(folder: Path, rule: str, wait_s: float, what: str) -> bool:
         jobs[0].kill()
     else:
         (os.kill if what == "snakemake" else os.killpg)(process.pid, signal.SIGKILL)
-    process.wait(timeout=60)
-    run_now = read_run(folder / RUN)
-    assert not run_now.going
-    assert run_now.count("failed" if what == "job" else "stopped") > 0
+    assert process.wait(timeout=300) != 0
     _, alive = psutil.wait_procs(jobs, timeout=60)
     assert not alive, "a killed call left a job behind"
+    run_now = read_run(folder / RUN)
+    assert not run_now.going
+    assert run_now.count("running") == 0
+    assert run_now.count("failed") == (what == "job")
     if what != "job":
-        assert start(folder, "--unlock", "--cores", "1").wait(timeout=60) == 0
+        assert start(folder, "--unlock", "--cores", "1").wait(timeout=300) == 0
     return True
 
 
@@ -103,21 +133,28 @@ def tables(folder: Path) -> dict[str, pd.DataFrame]:
     return found
 
 
-def weights(folder: Path) -> dict[str, bytes]:
-    run = folder / RUN
-    return {str(path.relative_to(run)): path.read_bytes() for path in sorted(run.glob("training/**/*.safetensors"))}
+def weights(folder: Path) -> dict[str, tuple[dict[str, str], dict[str, list[float]]]]:
+    """Metadata and values of all trained networks."""
+    found = {}
+    for path in sorted((folder / RUN).glob("training/**/*.safetensors")):
+        with safe_open(path, "numpy") as file:
+            values = {name: file.get_tensor(name).tolist() for name in file.keys()}  # noqa: SIM118  # not a mapping
+            found[str(path.relative_to(folder))] = (file.metadata(), values)
+    return found
 
 
 def test_a_run_that_was_killed_in_each_stage_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
     undisturbed, killed = (prepared(tmp_path / name) for name in ("undisturbed", "killed"))
     finish(undisturbed, "--cores", "2")
     draw = random.Random(SEED)
-    whats = draw.sample(["job", "snakemake", "group"] * 4, len(STAGES))
-    plan = [(rule, draw.random() * seconds(undisturbed, rule), what) for rule, what in zip(STAGES, whats, strict=True)]
-    plan = sorted(draw.sample(plan, KILLS), key=plan.index)
+    whats = draw.sample(["job", "snakemake", "group"] * 4, KILLS)
+    plan = [
+        (rule, draw.random() * seconds(undisturbed, rule), what)
+        for rule, what in zip(sorted(STAGES[:KILLS], key=ORDER.index), whats, strict=True)
+    ]
     for rule, wait_s, what in plan:
         assert kill(killed, rule, wait_s, what), f"the run ended before a job of {rule} was killed"
-        print(f"killed {what} {wait_s:.1f} s after a job of {rule} began", flush=True)
+        print(f"killed {what} at most {wait_s:.1f} s after a job of {rule} began", flush=True)
     finish(killed, "--cores", "1")
     expected, found = tables(undisturbed), tables(killed)
     assert list(found) == list(expected)
@@ -125,4 +162,7 @@ def test_a_run_that_was_killed_in_each_stage_ends_like_an_undisturbed_one(tmp_pa
         pd.testing.assert_frame_equal(found[name], table, check_exact=True)
     assert weights(killed) == weights(undisturbed)
     assert len(weights(killed)) == 4
+    boards = [len(list(board.iterdir())) for rule in TRAINING for board in training(killed, rule, "tensorboard")]
+    print(f"{sum(boards) - len(boards)} trainings went on from a checkpoint")
+    assert KILLS < 2 or max(boards) > 1, "no training was killed between its steps"
     assert read_run(killed / RUN).count("done") == len(read_run(killed / RUN).jobs)
