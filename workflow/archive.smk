@@ -11,7 +11,8 @@ from snakemake.utils import min_version
 
 from vertfrac.cohorts.archive import check_parts
 from vertfrac.cohorts.nifti import CASES_TABLE
-from vertfrac.config import Archive, parse
+from vertfrac.config import Archive
+from vertfrac.config import parse as checked  # `parse` would take the place of a name that `include` needs
 from vertfrac.errors import VertfracError
 from vertfrac.inference.archive import computed_by
 from vertfrac.provenance import provenance
@@ -19,7 +20,7 @@ from vertfrac.provenance import provenance
 min_version("9.0")
 
 try:
-    ARCHIVE = parse(Archive, config, "configuration")
+    ARCHIVE = checked(Archive, config, "configuration")
     check_parts(Path(ARCHIVE.out), shards=ARCHIVE.shards)
 except VertfracError as error:
     raise WorkflowError(str(error)) from None
