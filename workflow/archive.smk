@@ -1,7 +1,6 @@
 # A trained model over an archive of scans, in shards: docs/archive.md. The number of jobs is the number of shards,
 # whatever the number of scans; Snakemake looks at none of them.
 import sys
-from functools import cache
 from pathlib import Path
 
 sys.path.insert(0, str(Path(workflow.basedir).parent))  # the checkout's own package
@@ -9,18 +8,16 @@ sys.path.insert(0, str(Path(workflow.basedir).parent))  # the checkout's own pac
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
+from vertfrac import config as keys
 from vertfrac.cohorts.archive import check_parts
-from vertfrac.cohorts.nifti import CASES_TABLE
-from vertfrac.config import Archive
-from vertfrac.config import parse as checked  # `parse` would take the place of a name that `include` needs
 from vertfrac.errors import VertfracError
-from vertfrac.inference.archive import computed_by
 from vertfrac.provenance import provenance
 
 min_version("9.0")
 
+# By its own name, `parse` would hide one that `include` needs.
 try:
-    ARCHIVE = checked(Archive, config, "configuration")
+    ARCHIVE = keys.parse(keys.Archive, config, "configuration")
     check_parts(Path(ARCHIVE.out), shards=ARCHIVE.shards)
 except VertfracError as error:
     raise WorkflowError(str(error)) from None
@@ -39,27 +36,13 @@ wildcard_constraints:
 
 
 include: "rules/device.smk"
+include: "rules/archive_common.smk"
 
 
 rule all:
     default_target: True
     input:
         f"{OUT}/summary.txt",
-
-
-def table_of_scans(wildcards):
-    """The table that lists the scans. A folder without one is listed again only when that is asked for."""
-    table = SCANS / CASES_TABLE if SCANS.is_dir() else SCANS
-    return [str(table)] if table.is_file() else []
-
-
-@cache
-def decided_by():
-    """The model and the code that the numbers come from; the same for all shards."""
-    try:
-        return computed_by(Path(ARCHIVE.model))
-    except VertfracError as error:
-        raise WorkflowError(str(error)) from None
 
 
 rule list_scans:
