@@ -149,8 +149,6 @@ def _column_names(path: Path) -> list[str]:
 
 def _found_in(folder: Path) -> Iterator[_Listed]:
     """Every scan of a folder without a table, named by its path in the folder."""
-    if not folder.is_dir():
-        raise CohortError(f"{folder}: no such folder, expected scans, with {CASES_TABLE} or without")
     found = [path for path in _images_in(folder) if not is_mask(path.name) or path.is_dir()]
     if not found:
         raise CohortError(
@@ -167,6 +165,8 @@ def _images_in(folder: Path) -> Iterator[Path]:
 
     Links are followed. Raises CohortError for a folder that cannot be listed, whose scans would be lost.
     """
+    if not folder.is_dir():
+        raise CohortError(f"{folder}: no such folder, expected scans, with {CASES_TABLE} or without")
 
     def refused(error: OSError) -> None:
         raise CohortError(f"{error.filename}: cannot be listed ({error.strerror}), expected a folder of scans")
