@@ -46,7 +46,7 @@ def measure(name: str, stage: str, folder: Path, steps: int, device_name: str, r
     import torch
 
     from vertfrac import tables
-    from vertfrac.cli import _fit_settings
+    from vertfrac.cli import trained_with
     from vertfrac.config import resolve
     from vertfrac.inference.weights import build_detector, build_localizer
     from vertfrac.models.device import pick_device
@@ -69,14 +69,11 @@ def measure(name: str, stage: str, folder: Path, steps: int, device_name: str, r
 
     fit.Stage.training_step = stamped  # type: ignore[method-assign]  # timed from outside
     section: Any = system.localizer if stage == "localizer" else system.detector
-    settings = _fit_settings(section.training.model_copy(update={"steps": steps + WARM_UP + 1}))
+    if stage == "localizer":
+        section = section.model_copy(update={"crop_mm": section.crop_mm or EXTENT_MM})
+    training = section.training.model_copy(update={"steps": steps + WARM_UP + 1})
     shared = {
-        **section.loss.model_dump(),
-        **section.augmentation.model_dump(),
-        "scaling": section.input.scaling,
-        "window_hu": section.input.window_hu,
-        "batch": section.training.batch,
-        "settings": settings,
+        **trained_with(section.model_copy(update={"training": training})),
         "work": folder / f"{name}-{stage}",
         "device": device,
     }
@@ -84,14 +81,12 @@ def measure(name: str, stage: str, folder: Path, steps: int, device_name: str, r
     if stage == "localizer":
         volumes = folder / f"{name}.safetensors"
         network: Any = train_localizer(
-            build_localizer(section.network, 0), [volumes], annotations, cases, edge_mm=section.input.edge_mm,
-            crop_mm=section.crop_mm or EXTENT_MM, **shared,
-        )  # fmt: skip
+            build_localizer(section.network, 0), [volumes], annotations, cases, edge_mm=section.input.edge_mm, **shared
+        )
     else:
         network = train_detector(
-            build_detector(section.network, 1.0, 0), [folder / "slices.safetensors"], cases, spacing_mm=1.0,
-            crop_mm=section.crop_mm, **shared,
-        )  # fmt: skip
+            build_detector(section.network, 1.0, 0), [folder / "slices.safetensors"], cases, spacing_mm=1.0, **shared
+        )
     seconds = [after - before for before, after in zip(stamps[WARM_UP:-1], stamps[WARM_UP + 1 :], strict=True)]
     median = statistics.median(seconds)
     results.put(

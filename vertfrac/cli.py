@@ -22,10 +22,9 @@ from vertfrac.errors import VertfracError
 if TYPE_CHECKING:
     import torch
 
-    from vertfrac.config import Section
+    from vertfrac.config import Detector, Localizer, Section
     from vertfrac.evaluation.experts import Reference
     from vertfrac.models.device import Device
-    from vertfrac.training.fit import FitSettings
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -429,21 +428,31 @@ def _training_folder(work: Path, step: str, settings: str, *files: Path) -> Iter
         (folder / CHECKPOINT).unlink(missing_ok=True)
 
 
-def _fit_settings(training: Any) -> FitSettings:
+def trained_with(stage: Localizer | Detector) -> dict[str, Any]:
+    """What the training of either stage takes from its settings."""
     from vertfrac.training.fit import FitSettings
 
-    return FitSettings(
-        steps=training.steps,
-        learning_rate=training.learning_rate,
-        weight_decay=training.weight_decay,
-        schedule=training.schedule.kind,
-        warmup=training.schedule.warmup,
-        milestones=training.schedule.milestones,
-        checkpoint_every=training.checkpoint_every,
-        seed=training.seed,
-        average_decay=training.average_decay,
-        mixed_precision=training.mixed_precision,
-    )
+    training = stage.training
+    return {
+        "scaling": stage.input.scaling,
+        "window_hu": stage.input.window_hu,
+        **stage.loss.model_dump(),
+        "crop_mm": stage.crop_mm,
+        "batch": training.batch,
+        **stage.augmentation.model_dump(),
+        "settings": FitSettings(
+            steps=training.steps,
+            learning_rate=training.learning_rate,
+            weight_decay=training.weight_decay,
+            schedule=training.schedule.kind,
+            warmup=training.schedule.warmup,
+            milestones=training.schedule.milestones,
+            checkpoint_every=training.checkpoint_every,
+            seed=training.seed,
+            average_decay=training.average_decay,
+            mixed_precision=training.mixed_precision,
+        ),
+    }
 
 
 @main.command("train-localizer")
@@ -486,14 +495,8 @@ def train_localizer(
             volumes,
             tables.read_table(annotations, tables.ANNOTATIONS),
             training_cases(tables.read_table(folds, tables.FOLDS), repeat, fold),
-            **s.loss.model_dump(),
             edge_mm=s.input.edge_mm,
-            scaling=s.input.scaling,
-            window_hu=s.input.window_hu,
-            crop_mm=s.crop_mm,
-            batch=s.training.batch,
-            **s.augmentation.model_dump(),
-            settings=_fit_settings(s.training),
+            **trained_with(s),
             work=folder,
             device=chosen,
         )
@@ -538,13 +541,7 @@ def train_detector(
             slices,
             training_cases(tables.read_table(folds, tables.FOLDS), repeat, fold),
             spacing_mm=spacing,
-            scaling=s.input.scaling,
-            window_hu=s.input.window_hu,
-            **s.loss.model_dump(),
-            crop_mm=s.crop_mm,
-            batch=s.training.batch,
-            **s.augmentation.model_dump(),
-            settings=_fit_settings(s.training),
+            **trained_with(s),
             work=folder,
             device=chosen,
         )

@@ -37,7 +37,7 @@ class Archive:
 
     @property
     def journal(self) -> Path:
-        return self.out / "work" / f"{NAME}.jsonl"
+        return self.out / "journals" / f"{NAME}.jsonl"
 
     def add(self, case: str, content: bytes | None = None) -> None:
         (self.scans / f"{case}.nii").write_bytes((self.scans / "a.nii").read_bytes() if content is None else content)

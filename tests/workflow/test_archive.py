@@ -97,7 +97,7 @@ def finished(
     last.write_bytes(header)
     os.truncate(last, 352 + 2 * 700**3)
 
-    journal = folder / "out" / "work" / "part-00000-of-00002.jsonl"
+    journal = folder / "out" / "journals" / "part-00000-of-00002.jsonl"
     process = subprocess.Popen(
         command(folder, "--keep-going"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=ENVIRONMENT
     )
@@ -124,7 +124,7 @@ def test_a_killed_shard_goes_on_with_what_is_missing(finished: Finished) -> None
     assert finished.killed.returncode != 0
     assert finished.counts["resumed"] == len(QUICK)
     assert (finished.folder / "out" / "list.parquet").is_file()
-    assert not list((finished.folder / "out" / "work").glob("*.jsonl"))
+    assert not list((finished.folder / "out" / "journals").glob("*.jsonl"))
 
 
 def test_the_dataset_holds_every_scan_once(finished: Finished) -> None:

@@ -1,8 +1,8 @@
 """Measuring an archive one shard at a time, so that whatever stops a shard, what it has done is kept.
 
 The results of a shard are one file in each of two datasets, ``scans`` (ARCHIVE_SCANS) and ``vertebrae`` (VERTEBRAE).
-While it works, every finished scan is one line of its journal in ``work``, which outlives a kill. A row holds as long
-as the scan's path, size and time of modification, the model and the code are those that it was computed from.
+While it works, every finished scan is one line of its journal in ``journals``, which outlives a kill. A row holds as
+long as the scan's path, size and time of modification, the model and the code are those that it was computed from.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def measure_shard(
     number, count = shard
     name = part_name(number, count)
     scans, vertebrae = (out / dataset / f"{name}.parquet" for dataset in ("scans", "vertebrae"))
-    journal = out / "work" / f"{name}.jsonl"
+    journal = out / "journals" / f"{name}.jsonl"
     with _alone(journal.with_suffix(".lock")):
         by = computed_by(model)
         wanted = [_wanted(case, source, by) for case, source in _of_shard(listing, number)]

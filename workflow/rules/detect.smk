@@ -84,4 +84,5 @@ rule detect:
     shell:
         "vertfrac detect --slices {input.slices} --weights {input.weights} --settings {params.settings:q}"
         " --inference {params.inference:q} --spacing {params.spacing} --system {wildcards.system}"
-        " --repeat {wildcards.repeat} --fold {wildcards.fold} --threads {threads} --device {resources.device} --out {output} > {log} 2>&1"
+        " --repeat {wildcards.repeat} --fold {wildcards.fold} --threads {threads} --device {resources.device}"
+        " --out {output} > {log} 2>&1"
