@@ -7,8 +7,8 @@
 kind nifti are listed, with 12 vertebrae each, and exist as empty files, since listing them is part of the plan. The
 call with nothing to do is a dry-run of a run whose outputs are empty files, which ``--touch`` has taken for its own.
 
-``overhead`` runs a small configuration by Snakemake on one core and, at the same time, so that other work weighs on
-both alike, its commands by hand, one after another.
+``overhead`` runs a configuration, that of `make demo` unless told another, by Snakemake on one core and, at the same
+time, so that other work weighs on both alike, its commands by hand, one after another.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import click
 import numpy as np
@@ -34,6 +35,8 @@ from vertfrac import tables
 
 ROOT = Path(__file__).parents[1]
 PATH = click.Path(path_type=Path)
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def snakemake(folder: Path, *options: str) -> tuple[str, float, float]:
@@ -134,11 +137,11 @@ def scale(cases: tuple[int, ...], shards: str, runs: int, note: str, out: Path) 
 @main.command()
 @click.option("--runs", type=click.IntRange(min=1), default=3, show_default=True)
 @click.option("--note", default="", help="what else the machine was doing")
+@click.option("--configuration", type=PATH, default=ROOT / "config" / "config.yaml", show_default="the demo's")
 @click.option("--out", type=PATH, required=True, help="CSV to write")
-def overhead(runs: int, note: str, out: Path) -> None:
+def overhead(runs: int, note: str, configuration: Path, out: Path) -> None:
     """Wall time of a run on one core over that of its commands, one after another."""
-    config = yaml.safe_load((ROOT / "tests/workflow/tiny.yaml").read_text())
-    config |= {"shards": 1, "systems": {"tiny": config["systems"]["tiny"]}, "transfer": {}}
+    config = yaml.safe_load(configuration.read_text())
     by_snakemake, by_hand, jobs = [], [], 0
     for _ in range(runs):
         with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
@@ -148,8 +151,8 @@ def overhead(runs: int, note: str, out: Path) -> None:
             commands = re.findall(r"^(?: *Shell command: )?(vertfrac .+)$", plan, re.MULTILINE)
             jobs = len(commands)
             with ThreadPoolExecutor() as pool:
-                first = pool.submit(snakemake, Path(one))
-                second = pool.submit(run_all, commands, Path(other))
+                first = pool.submit(on_core, 0, snakemake, Path(one))
+                second = pool.submit(on_core, 1, run_all, commands, Path(other))
                 by_snakemake.append(first.result()[1])
                 by_hand.append(second.result())
             made, expected = (sorted(p.name for p in Path(f, "results").rglob("*.parquet")) for f in (one, other))
@@ -157,12 +160,21 @@ def overhead(runs: int, note: str, out: Path) -> None:
                 raise SystemExit(f"expected the same tables of both, found {made} and {expected}")
     whole, sum_s = statistics.median(by_snakemake), statistics.median(by_hand)
     row = {
-        "jobs": jobs, "cores": 1, "snakemake_s": round(whole, 1), "by_hand_s": round(sum_s, 1),
+        "configuration": configuration.name, "jobs": jobs, "cores": 1,
+        "snakemake_s": round(whole, 1), "by_hand_s": round(sum_s, 1),
         "ratio": round(whole / sum_s, 3), "overhead_per_job_s": round((whole - sum_s) / jobs, 2),
         **described(runs, note),
     }  # fmt: skip
     click.echo(row)
     pd.DataFrame([row]).to_csv(out, index=False)
+
+
+def on_core(number: int, function: Callable[P, R], *args: P.args, **named: P.kwargs) -> R:
+    """Call ``function`` with all that it starts on one core, where the system can tell a thread so."""
+    if hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[number % len(cores)]})
+    return function(*args, **named)
 
 
 def run_all(commands: list[str], folder: Path) -> float:
