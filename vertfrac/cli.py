@@ -158,9 +158,35 @@ def predict(scans: tuple[Path, ...], out: Path, model: Path, device: Device, thr
     "--labels", is_flag=True, help="nifti: vertebra masks and parts too; verse: body and arch beside the masks"
 )
 @click.option("--keypoints", is_flag=True, help="verse: the exact keypoints too, which go before the masks")
+@click.option(
+    "--difficulty", type=click.Choice(["usual", "full"]), default="usual", show_default=True,
+    help="full: with all that is rare in patients",
+)  # fmt: skip
+@click.option(
+    "--without", multiple=True, metavar="INGREDIENT",
+    help="leave out one of docs/cohorts/phantom.md, such as arches or noise; can be repeated",
+)  # fmt: skip
+@click.option(
+    "--like", type=PATH,
+    help="grow them around annotations of patients: a table, or a folder of LungCancer-500 JSON files",
+)  # fmt: skip
+@click.option(
+    "--like-spacing", nargs=3, type=float, default=(0.7, 0.7, 0.8), show_default=True,
+    help="distance of rows, columns and slices (mm) in such a folder",
+)  # fmt: skip
 @_shard
 def phantom(
-    cases: int, seed: int, out: Path, layout: str, labels: bool, keypoints: bool, shard: tuple[int, int]
+    cases: int,
+    seed: int,
+    out: Path,
+    layout: str,
+    labels: bool,
+    keypoints: bool,
+    difficulty: str,
+    without: tuple[str, ...],
+    like: Path | None,
+    like_spacing: tuple[float, float, float],
+    shard: tuple[int, int],
 ) -> None:
     """Make CT phantoms with exact six-keypoint annotations, laid out as a cohort of one of the kinds."""
     kind = layout.split("-")[0]
@@ -168,21 +194,29 @@ def phantom(
         raise click.UsageError(f"--labels goes with --layout nifti or verse, found {layout}")
     if keypoints and kind != "verse":
         raise click.UsageError(f"--keypoints goes with --layout verse, found {layout}")
+    from vertfrac.cohorts.phantom.ingredients import choose
+    from vertfrac.cohorts.phantom.template import read_templates
+
+    made: dict[str, Any] = {
+        "cases": cases,
+        "seed": seed,
+        "shard": shard,
+        "ingredients": choose(difficulty, without),
+        "templates": read_templates(like, like_spacing) if like else (),
+    }
     if kind == "nifti":
         from vertfrac.cohorts.phantom import write_phantoms
 
-        write_phantoms(out, cases=cases, seed=seed, shard=shard, labels=labels)
+        write_phantoms(out, **made, labels=labels)
     elif kind == "verse":
         from vertfrac.cohorts.phantom.verse import write_verse
 
         flat = layout == "verse-flat"
-        write_verse(out, cases=cases, seed=seed, shard=shard, flat=flat, subregions=labels, keypoints=keypoints)
+        write_verse(out, **made, flat=flat, subregions=labels, keypoints=keypoints)
     else:
         from vertfrac.cohorts.phantom.lungcancer500 import write_lungcancer500
 
-        write_lungcancer500(
-            out, cases=cases, seed=seed, shard=shard, year=2020 if layout == "lungcancer500-2020" else 2022
-        )
+        write_lungcancer500(out, **made, year=2020 if layout == "lungcancer500-2020" else 2022)
 
 
 @main.command()

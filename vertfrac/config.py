@@ -44,12 +44,29 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+Ingredient = Literal[
+    "arches", "thorax", "pelvis", "head", "organs", "muscles", "noise",
+    "variants", "deformity", "collapse", "wear", "lesions", "metal", "protocol",
+]  # fmt: skip
+"""Ingredients of phantoms; the second row is of full difficulty only. docs/cohorts/phantom.md explains them."""
+
+
 class PhantomCohort(Section):
-    """Procedural phantoms, made by vertfrac itself."""
+    """Procedural phantoms, made by vertfrac itself: docs/cohorts/phantom.md."""
 
     kind: Literal["phantom"]
     cases: Count = Field(description="number of cases")
     seed: int = Field(1, description="seed of the cohort")
+    difficulty: Literal["usual", "full"] = Field("usual", description="full: with all that is rare in patients")
+    without: tuple[Ingredient, ...] = Field((), description="ingredients to leave out")
+    like: str | None = Field(
+        None,
+        description="annotations of patients to grow phantoms around, in turn: a table of annotations, or a folder of "
+        "LungCancer-500 JSON files",
+    )
+    like_spacing_mm: Spacing = Field(
+        (0.7, 0.7, 0.8), description="distance of rows, columns and slices, which the JSON files do not hold"
+    )
 
 
 class NiftiCohort(Section):

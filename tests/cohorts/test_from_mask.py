@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from vertfrac.cohorts.from_mask import MaskVertebra, measure_mask
-from vertfrac.cohorts.from_mask.levels import LEVEL_OF
+from vertfrac.cohorts.levels import LABEL_OF, LEVEL_OF
 from vertfrac.cohorts.phantom import SpineMasks, make_masks
 from vertfrac.errors import AnnotationError
 from vertfrac.genant import genant_index, grade
@@ -21,7 +21,6 @@ from vertfrac.imaging.labels import read_labels
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
 SEED = 5
-LABEL_OF = {level: label for label, level in LEVEL_OF.items()}
 Array = NDArray[Any]
 
 

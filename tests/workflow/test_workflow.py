@@ -183,6 +183,20 @@ def test_a_job_asks_for_a_gpu_where_one_is_promised(tmp_path: Path, options: tup
     assert {wanted for _, wanted in asked} == {device}
 
 
+def test_phantoms_are_made_as_configured(tmp_path: Path) -> None:
+    (tmp_path / "like").mkdir()
+    (tmp_path / "like" / "a b.json").write_text("{}")
+    cohort = {
+        "kind": "phantom", "cases": 4, "seed": 1, "difficulty": "full", "without": ["metal", "noise"],
+        "like": "like", "like_spacing_mm": [0.6, 0.6, 1],
+    }  # fmt: skip
+    config = changed(tmp_path, "full.yaml", "cohort", value=cohort)
+    done = snakemake(tmp_path, "--dry-run", "--printshellcmds", config=config)
+    assert done.returncode == 0, done.stderr
+    assert " --difficulty full --without metal --without noise --like like --like-spacing 0.6 0.6 1.0 " in done.stdout
+    assert "input: like/a b.json" in done.stdout
+
+
 def test_a_system_based_on_another_shares_what_does_not_differ(finished: Path) -> None:
     run = finished / "results" / "tiny"
     assert {folder.name for folder in (run / "curves").iterdir()} == {"tiny"}
@@ -205,6 +219,8 @@ def test_the_ablation_says_what_differs(finished: Path) -> None:
         (("folds", "k"), 5, ("folds.k is 5", "4 cases")),
         (("folds", "kk"), 3, ("folds.kk", "unknown key")),
         (("systems",), ["nobody"], ("unknown system 'nobody'", "vertfrac")),
+        (("cohort", "without"), ["bone"], ("cohort.without.0", "'arches'", "'bone'")),
+        (("cohort", "like"), "nowhere", ("cohort.like: nowhere is not there, expected a table or a folder",)),
     ],
 )
 def test_a_wrong_configuration_stops_before_any_job(

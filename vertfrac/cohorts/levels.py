@@ -11,6 +11,19 @@ LEVELS: tuple[str, ...] = (
 )
 """From superior to inferior; T13 and L6 occur as variants."""
 
+LEVEL_OF: dict[int, str] = {
+    **{n: f"C{n}" for n in range(1, 8)},
+    **{n + 7: f"T{n}" for n in range(1, 13)},
+    28: "T13",
+    **{n + 19: f"L{n}" for n in range(1, 7)},
+    26: "S1",
+    **{n + 27: f"S{n}" for n in range(2, 6)},
+    27: "coccyx",
+}
+"""Label -> level, superior first: VerSe (Sekuboyina et al. 2021), 26-32 as TPTBox extends it."""
+
+LABEL_OF: dict[str, int] = {level: label for label, level in LEVEL_OF.items()}
+
 _SPELLED = re.compile(r"(C|T|Th|D|L)0?(\d{1,2})", re.IGNORECASE)
 
 

@@ -9,6 +9,8 @@ localrules:
 
 
 rule phantom:
+    input:
+        like=lambda wildcards: TEMPLATE_FILES.get(cohort_settings(wildcards).like, []),
     output:
         directory(SOURCE),
     log:
@@ -23,11 +25,12 @@ rule phantom:
     params:
         cases=lambda wildcards: cohort_settings(wildcards).cases,
         seed=lambda wildcards: cohort_settings(wildcards).seed,
+        recipe=phantom_recipe,
         shards=CONFIG.shards,
-        code=provenance("cohorts.phantom.write_phantoms"),
+        code=phantom_code,
     shell:
-        "vertfrac phantom --cases {params.cases} --seed {params.seed} --shard {wildcards.shard}/{params.shards}"
-        " --out {output} > {log} 2>&1"
+        "vertfrac phantom --cases {params.cases} --seed {params.seed} {params.recipe}"
+        " --shard {wildcards.shard}/{params.shards} --out {output} > {log} 2>&1"
 
 
 rule index:

@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import re
+import shlex
 
 from vertfrac.cohorts.lungcancer500_json import annotation_files
 from vertfrac.cohorts.series_index import tree_fingerprint
@@ -59,6 +60,51 @@ def cohort_settings(wildcards):
     if "cohort" in wildcards.keys():
         return CONFIG.transfer[wildcards.cohort].cohort
     return CONFIG.cohort
+
+
+def template_files(like):
+    """The files of annotations of patients, around which phantoms are to be grown."""
+    path = Path(like)
+    if not path.exists():
+        raise WorkflowError(
+            f"cohort.like: {like} is not there, expected a table or a folder"
+        )
+    try:
+        return list(map(str, annotation_files(path))) if path.is_dir() else [like]
+    except VertfracError as error:
+        raise WorkflowError(f"cohort.like: {error}") from None
+
+
+# Looked up now: with an input function that fails, Snakemake takes results that are there for finished.
+TEMPLATE_FILES = {
+    cohort.like: template_files(cohort.like)
+    for cohort in (CONFIG.cohort, *(other.cohort for other in CONFIG.transfer.values()))
+    if cohort.kind == "phantom" and cohort.like
+}
+
+
+def phantom_recipe(wildcards):
+    """Options of vertfrac phantom for what is not usual."""
+    cohort = cohort_settings(wildcards)
+    spacing = " ".join(map(str, cohort.like_spacing_mm))
+    options = [
+        f"--difficulty {cohort.difficulty}" if cohort.difficulty != "usual" else "",
+        *(f"--without {ingredient}" for ingredient in cohort.without),
+        (
+            f"--like {shlex.quote(cohort.like)} --like-spacing {spacing}"
+            if cohort.like
+            else ""
+        ),
+    ]
+    return " ".join(filter(None, options))
+
+
+def phantom_code(wildcards):
+    grown = ["cohorts.phantom.template.read_templates"]
+    return provenance(
+        "cohorts.phantom.write_phantoms",
+        *(grown if cohort_settings(wildcards).like else []),
+    )
 
 
 def source_settings(source):

@@ -16,8 +16,9 @@ use rule phantom as transfer_phantom with:
     params:
         cases=lambda wildcards: cohort_settings(wildcards).cases,
         seed=lambda wildcards: cohort_settings(wildcards).seed,
+        recipe=phantom_recipe,
         shards=CONFIG.shards,
-        code=provenance("cohorts.phantom.write_phantoms"),
+        code=phantom_code,
 
 
 use rule index as transfer_index with:

@@ -1,17 +1,6 @@
-"""The numbering of vertebrae in VerSe masks and of their parts in TPTBox subregion masks."""
+"""Levels without the six points, and the numbering of parts in TPTBox subregion masks."""
 
 from __future__ import annotations
-
-LEVEL_OF: dict[int, str] = {
-    **{n: f"C{n}" for n in range(1, 8)},
-    **{n + 7: f"T{n}" for n in range(1, 13)},
-    28: "T13",
-    **{n + 19: f"L{n}" for n in range(1, 7)},
-    26: "S1",
-    **{n + 27: f"S{n}" for n in range(2, 6)},
-    27: "coccyx",
-}
-"""Label -> level, superior first: VerSe (Sekuboyina et al. 2021), 26-32 as TPTBox extends it."""
 
 NO_BODY: dict[str, str] = {
     "C1": "C1 has no vertebral body",

@@ -13,7 +13,8 @@ from scipy.ndimage import find_objects
 from vertfrac.cohorts.from_mask.body import Body, BodyNotFoundError, measure_body
 from vertfrac.cohorts.from_mask.canal import PIXEL_MM, Shadow, find_shadow
 from vertfrac.cohorts.from_mask.field import MaskField, largest_component
-from vertfrac.cohorts.from_mask.levels import ARCH_CODES, BODY_CODES, LEVEL_OF, NO_BODY
+from vertfrac.cohorts.from_mask.levels import ARCH_CODES, BODY_CODES, NO_BODY
+from vertfrac.cohorts.levels import LEVEL_OF
 from vertfrac.errors import AnnotationError
 from vertfrac.geometry.grid import Grid
 from vertfrac.geometry.keypoints import heights

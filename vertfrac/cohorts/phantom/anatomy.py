@@ -6,11 +6,12 @@ A vertebra's own frame: its columns are the lateral (right), anterior and superi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vertfrac.cohorts.phantom.ingredients import Ingredients
 from vertfrac.genant import genant_index
 from vertfrac.geometry.keypoints import heights
 
@@ -21,6 +22,9 @@ LEVELS: tuple[str, ...] = (
     *(f"T{i}" for i in range(1, 13)),
     *(f"L{i}" for i in range(1, 6)),
 )
+PLACES: dict[str, float] = {level: float(i) for i, level in enumerate(LEVELS)} | {"T13": 16.5, "L6": 21.5}
+"""Where each level stands in the order of those that everybody has; variants stand between."""
+
 SHAPES: tuple[str, ...] = ("normal", "wedge", "biconcave", "crush")
 T1, T12, L1, L5, S1 = 5, 16, 17, 21, 22
 
@@ -33,6 +37,15 @@ _WIDTH = np.array([19.0, 25.0, 28.0, 27.0, 29.5, 38.0, 40.0, 44.0, 46.5, 49.0])
 _GAP = np.array([4.0, 4.0, 3.2, 3.0, 3.4, 5.0, 6.0, 8.0, 8.6, 8.4])
 
 _FRACTURE_WEIGHT = np.array([1, 1, 1, 1, 2, 2, 3, 4, 6, 8, 12, 12, 10, 7, 7, 11, 16, 16, 10, 6, 5, 4], float)
+
+
+def typical_size(level: str) -> tuple[float, float, float, float]:
+    """Anterior, middle and posterior height and depth (mm) of a healthy body of average size."""
+    anterior, middle, posterior, depth = (
+        float(np.interp(PLACES[level], _KNOTS, table)) for table in (_ANTERIOR, _MIDDLE, _POSTERIOR, _DEPTH)
+    )
+    return anterior, middle, posterior, depth
+
 
 FIELDS: tuple[str, ...] = ("chest", "abdomen", "trunk", "neck", "lumbar")
 _FIELD_SHARE = (0.44, 0.22, 0.12, 0.14, 0.08)
@@ -72,14 +85,14 @@ class Vertebra:
         return float(heights(self.outline).mean())
 
     @property
-    def index(self) -> int:
-        """0 (C3) to 21 (L5)."""
-        return LEVELS.index(self.level)
+    def place(self) -> float:
+        """0 (C3) to 21 (L5); 16.5 is T13 and 21.5 is L6."""
+        return PLACES[self.level]
 
 
 @dataclass(frozen=True)
 class Column:
-    """A spine from C3 to L5, superior first, with the z range that the scan covers."""
+    """A spine from C3 to its last lumbar vertebra, superior first, with the z range that the scan covers."""
 
     vertebrae: tuple[Vertebra, ...]
     field: str
@@ -93,10 +106,11 @@ class Column:
 
     def z_at(self, level: float | Floats) -> Floats:
         """Height z of a fractional level index (0 = C3 ... 21 = L5, 22 = S1; beyond both ends too)."""
-        index = np.arange(-8.0, 33.0)
+        places = np.array([v.place for v in self.vertebrae])
         inner = np.array([v.center[2] for v in self.vertebrae])
         above = inner[0] + 18.0 * self.size * np.arange(8, 0, -1)
         below = inner[-1] - 29.0 * self.size * np.arange(1, 12)
+        index = np.concatenate([np.arange(-8.0, 0.0), places, np.arange(22.0, 33.0)])
         return np.asarray(np.interp(level, index, np.concatenate([above, inner, below])), dtype=np.float64)
 
     def level_at(self, z: Floats) -> Floats:
@@ -132,6 +146,14 @@ def _target_index(rng: np.random.Generator) -> float:
     kind = rng.choice(3, p=[0.18, 0.52, 0.30])
     low, high = ((0.74, 0.80), (0.6, 0.74), (0.35, 0.6))[kind]
     return float(rng.triangular(low, high, high)) if kind == 2 else float(rng.uniform(low, high))
+
+
+def _levels(rare: np.random.Generator) -> tuple[str, ...]:
+    """The levels of one spine with a variant in one of six."""
+    variant = rare.choice(["", "no T12", "T13", "no L5", "L6"], p=[0.83, 0.04, 0.03, 0.04, 0.06])
+    if variant.startswith("no"):
+        return tuple(level for level in LEVELS if level != variant[3:])
+    return tuple(sorted((*LEVELS, variant), key=PLACES.__getitem__)) if variant else LEVELS
 
 
 def _plan_fractures(rng: np.random.Generator, top: float, bottom: float) -> dict[int, tuple[str, float]]:
@@ -204,19 +226,49 @@ def _frame(sagittal: float, coronal: float, axial: float) -> Floats:
     return np.column_stack([lateral, np.cross(up, lateral), up])
 
 
-def _scoliosis(rng: np.random.Generator) -> tuple[Floats, Floats, float]:
-    """Coronal tilt and axial turn (rad) of the 22 levels, and the Cobb angle (deg)."""
-    cobb = float(rng.uniform(12, 40) if rng.random() < 0.15 else rng.triangular(0, 2, 11))
-    index = np.arange(len(LEVELS))
+def _scoliosis(rng: np.random.Generator, places: Floats, cobb: float) -> tuple[Floats, Floats]:
+    """Coronal tilt and axial turn (rad) of the levels for a Cobb angle (deg)."""
     period, phase = rng.uniform(10, 20), rng.uniform(0, 2 * np.pi)
-    envelope = np.exp(-(((index - rng.uniform(9, 18)) / rng.uniform(6, 11)) ** 2))
-    tilt = envelope * np.cos(2 * np.pi * index / period + phase)
+    envelope = np.exp(-(((places - rng.uniform(9, 18)) / rng.uniform(6, 11)) ** 2))
+    tilt = envelope * np.cos(2 * np.pi * places / period + phase)
     tilt *= np.deg2rad(cobb) / max(float(np.ptp(tilt)), 1e-6)
     turn = 0.5 * np.cumsum(tilt - tilt.mean()) * 2 * np.pi / period
-    return tilt, turn + rng.normal(0, np.deg2rad(1.0), len(LEVELS)), cobb
+    return tilt, turn + rng.normal(0, np.deg2rad(1.0), len(places))
 
 
-def random_column(rng: np.random.Generator) -> Column:
+@dataclass(frozen=True)
+class Rarities:
+    """What is rare in a spine. `levels` of the spine; `cobb`, `kyphosis` (deg) instead of usual ones, 0 for these;
+    `slip` (mm) by which a level has slid forward on the one below; `crushed`, a Genant index for one of the fractures,
+    0 for none."""
+
+    levels: tuple[str, ...] = LEVELS
+    cobb: float = 0.0
+    kyphosis: float = 0.0
+    slip: tuple[str, float] = ("", 0.0)
+    crushed: float = 0.0
+
+
+def draw_rarities(rare: np.random.Generator, ingredients: Ingredients) -> Rarities:
+    """Draw what is rare; without an ingredient everything else is drawn as with it."""
+    levels = _levels(rare)
+    cobb = float(rare.uniform(25, 60)) if rare.random() < 0.15 else 0.0
+    kyphosis = float(rare.uniform(60, 80)) if rare.random() < 0.15 else 0.0
+    slip = (str(rare.choice(["L3", "L4", "L5"], p=[0.2, 0.5, 0.3])), float(rare.uniform(2, 9)))
+    slipped = rare.random() < 0.06
+    crushed = float(rare.uniform(0.2, 0.35)) if rare.random() < 0.12 else 0.0
+    if "deformity" not in ingredients:
+        cobb = kyphosis = 0.0
+    return Rarities(
+        levels if "variants" in ingredients else LEVELS,
+        cobb,
+        kyphosis,
+        slip if slipped and "deformity" in ingredients else ("", 0.0),
+        crushed if "collapse" in ingredients else 0.0,
+    )
+
+
+def random_column(rng: np.random.Generator, rarities: Rarities = Rarities()) -> Column:
     """Draw one spine: sizes, curvature, fractures and the scanned z range, by stacking endplate on endplate.
 
     Each body keeps its wedge angle, discs take up the rest of the wanted kyphosis and lordosis, so a fracture bends
@@ -228,49 +280,59 @@ def random_column(rng: np.random.Generator) -> Column:
     plan = _plan_fractures(rng, top, bottom)
     if plan:
         fragile = max(fragile, float(rng.uniform(0.3, 1.0)))
+        if rarities.crushed:
+            level = next(iter(plan))
+            plan[level] = (plan[level][0], rarities.crushed)
     size = float(np.clip(rng.normal(1.0, 0.08), 0.8, 1.22))
     ratio = rng.normal(0.0, [0.018, 0.028, 0.012])
-    index = np.arange(len(LEVELS))
+    levels = rarities.levels
+    count, index = len(levels), np.array([PLACES[level] for level in levels])
     table = np.column_stack([np.interp(index, _KNOTS, t) for t in (_ANTERIOR, _MIDDLE, _POSTERIOR)])
-    table = table * size * (1 + rng.normal(0, 0.02, (len(LEVELS), 1))) * (1 + ratio + rng.normal(0, 0.021, table.shape))
-    depth = np.interp(index, _KNOTS, _DEPTH) * size * rng.normal(1, 0.06) * (1 + rng.normal(0, 0.03, len(LEVELS)))
-    width = np.interp(index, _KNOTS, _WIDTH) * size * rng.normal(1, 0.06) * (1 + rng.normal(0, 0.03, len(LEVELS)))
+    table = table * size * (1 + rng.normal(0, 0.02, (count, 1))) * (1 + ratio + rng.normal(0, 0.021, table.shape))
+    depth = np.interp(index, _KNOTS, _DEPTH) * size * rng.normal(1, 0.06) * (1 + rng.normal(0, 0.03, count))
+    width = np.interp(index, _KNOTS, _WIDTH) * size * rng.normal(1, 0.06) * (1 + rng.normal(0, 0.03, count))
     gap = np.interp(index, _KNOTS, _GAP) * np.clip(rng.normal(1, 0.14), 0.65, 1.35)
-    gap = gap * np.where(rng.random(len(LEVELS)) < 0.08, rng.uniform(0.4, 0.7), rng.normal(1, 0.08, len(LEVELS)))
+    gap = gap * np.where(rng.random(count) < 0.08, rng.uniform(0.4, 0.7), rng.normal(1, 0.08, count))
     gap = np.maximum(gap, 1.5)
 
     outlines: list[Floats] = []
     shapes: list[str] = []
-    wedges, intact_wedges = np.zeros(len(LEVELS)), np.zeros(len(LEVELS))
-    for i in range(len(LEVELS)):
+    wedges, intact_wedges = np.zeros(count), np.zeros(count)
+    for i in range(count):
         h = intact = table[i]
-        shapes.append(plan[i][0] if i in plan else "normal")
-        if i in plan:
-            h = _deform(rng, intact, *plan[i])
+        fracture = plan.get(int(index[i])) if index[i] == int(index[i]) else None
+        shapes.append(fracture[0] if fracture else "normal")
+        if fracture:
+            h = _deform(rng, intact, *fracture)
             depth[i] *= rng.uniform(1.0, 1.07)
         outlines.append(_outline(rng, h, np.maximum(intact, h), float(depth[i])))
         wedges[i] = _slope(outlines[i], 1, 5) - _slope(outlines[i], 0, 4)
         intact_wedges[i] = (intact[2] - intact[0]) / depth[i]
 
     kyphosis, lordosis = np.deg2rad(rng.triangular(20, 40, 68)), np.deg2rad(rng.triangular(20, 42, 62))
-    wanted = np.zeros(len(LEVELS))
+    kyphosis = np.deg2rad(rarities.kyphosis) if rarities.kyphosis else kyphosis
+    wanted = np.zeros(count)
     neck = np.deg2rad(rng.uniform(-5, 30))
-    wanted[:T1] = -(neck + intact_wedges[:T1].sum()) / T1
-    wanted[T1:L1] = (kyphosis - intact_wedges[T1:L1].sum()) / 12
-    share = np.array([0.1, 0.15, 0.2, 0.26, 0.29])
-    wanted[L1:] = -share * (lordosis + intact_wedges[L1:].sum())
+    cervical, lumbar = index < T1, index >= L1
+    thoracic = ~cervical & ~lumbar
+    wanted[cervical] = -(neck + intact_wedges[cervical].sum()) / T1
+    wanted[thoracic] = (kyphosis - intact_wedges[thoracic].sum()) / thoracic.sum()
+    share = np.interp(np.linspace(0, 4, lumbar.sum()), np.arange(5), [0.1, 0.15, 0.2, 0.26, 0.29])
+    wanted[lumbar] = -share / share.sum() * (lordosis + intact_wedges[lumbar].sum())
     extra = wedges - intact_wedges
     wanted -= 0.22 * extra
     wanted[:-1] -= 0.22 * extra[1:]
     most = 2 * (gap - 1.1) / depth
-    disc = np.clip(wanted + rng.normal(0, np.deg2rad(0.7), len(LEVELS)), -most, most)
+    disc = np.clip(wanted + rng.normal(0, np.deg2rad(0.7), count), -most, most)
 
-    tilt, turn, cobb = _scoliosis(rng)
+    cobb = float(rng.uniform(12, 40) if rng.random() < 0.15 else rng.triangular(0, 2, 11))
+    cobb = rarities.cobb or cobb
+    tilt, turn = _scoliosis(rng, index, cobb)
     frames: list[Floats] = []
     centers: list[Floats] = []
     lean = 0.0
     corner = np.array([0.0, -depth[-1] / 2, 0.0])
-    for i in reversed(range(len(LEVELS))):
+    for i in reversed(range(count)):
         outline = outlines[i]
         half = lean + disc[i] / 2
         lean += disc[i]
@@ -279,6 +341,8 @@ def random_column(rng: np.random.Generator) -> Column:
         frame = _frame(sagittal, tilt[i], turn[i])
         corner = corner + (gap[i] + depth[i] / 2 * np.sin(disc[i])) * _frame(half, tilt[i], turn[i])[:, 2]
         corner = corner + frame[:, 1] * rng.normal(0, 0.35)
+        if levels[i] == rarities.slip[0]:
+            corner = corner + frame[:, 1] * rarities.slip[1]
         center = corner - frame[:, 1:] @ outline[5]
         corner = center + frame[:, 1:] @ outline[4]
         frames.insert(0, frame)
@@ -292,16 +356,16 @@ def random_column(rng: np.random.Generator) -> Column:
     whole = _frame(-balance, -sideways, turn_all)
     vertebrae = tuple(
         Vertebra(
-            level=LEVELS[i],
+            level=levels[i],
             shape=shapes[i],
             outline=outlines[i],
             depth=float(depth[i]),
             width=float(width[i]),
             center=whole @ place[i],
             rotation=whole @ frames[i],
-            sclerosis=bool(i in plan and rng.random() < 0.45),
+            sclerosis=bool(shapes[i] != "normal" and rng.random() < 0.45),
         )
-        for i in range(len(LEVELS))
+        for i in range(count)
     )
     column = Column(
         vertebrae, field, 0.0, 0.0, cobb, float(np.rad2deg(kyphosis)), float(np.rad2deg(lordosis)), fragile, size
@@ -313,6 +377,4 @@ def random_column(rng: np.random.Generator) -> Column:
     else:
         middle = (high + low) / 2
         low, high = middle - length / 2, middle + length / 2
-    return Column(
-        vertebrae, field, low, high, cobb, float(np.rad2deg(kyphosis)), float(np.rad2deg(lordosis)), fragile, size
-    )
+    return replace(column, z_low=low, z_high=high)

@@ -384,9 +384,9 @@ def paint_thorax_bones(canvas: Canvas, body: Body, rng: np.random.Generator, arm
     sternum_front = body.front - look.fat_front - 10
     radius, drop_scale = rng.uniform(4.2, 5.6) * s, rng.uniform(0.75, 1.25)
     cartilage = rng.uniform(70, 140)
-    for number, v in enumerate(body.column.vertebrae[5:17]):
+    for number, v in enumerate(v for v in body.column.vertebrae if v.level.startswith("T")):
         lift = v.rotation @ np.array([0, -0.42 * v.depth, 0.28 * v.height])
-        sweep = [150, 155, 160, 162, 165, 165, 163, 158, 150, 140, 95, 62][number]
+        sweep = [150, 155, 160, 162, 165, 165, 163, 158, 150, 140, 95, 62, 40][number]
         drop = float(np.interp(number, [0, 2, 6, 11], [38, 60, 95, 70])) * drop_scale * s
         steps = np.deg2rad(np.arange(24, sweep, 9.0))
         for side in (-1.0, 1.0):

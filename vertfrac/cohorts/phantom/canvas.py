@@ -31,6 +31,7 @@ class Canvas:
         self.labels: Bytes | None = None
         self.subregions: Bytes | None = None
         self._mark: tuple[int, int] | None = None
+        self._muted = False
 
     def keep_labels(self) -> None:
         """Keep label maps from now on."""
@@ -45,8 +46,19 @@ class Canvas:
         finally:
             self._mark = before
 
+    @contextmanager
+    def only_if(self, wanted: bool) -> Iterator[None]:
+        """Unless wanted, shapes inside the context leave no trace, while whoever paints them draws the same numbers."""
+        before, self._muted = self._muted, self._muted or not wanted
+        try:
+            yield
+        finally:
+            self._muted = before
+
     def box(self, low: ArrayLike, high: ArrayLike) -> Box | None:
-        """Slices (z, y, x) of the voxels between two corners (x, y, z) in mm; None if there are none."""
+        """Slices (z, y, x) of the voxels between two corners (x, y, z) in mm; None if none are there or wanted."""
+        if self._muted:
+            return None
         lower, upper = np.asarray(low, dtype=float), np.asarray(high, dtype=float)
         slices = []
         for axis, lo, hi in zip((self.z, self.y, self.x), lower[::-1], upper[::-1], strict=True):

@@ -6,23 +6,29 @@ import csv
 import gzip
 import io
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vertfrac.cohorts.phantom import body as anatomy_body
-from vertfrac.cohorts.phantom.anatomy import Column, random_column
+from vertfrac.cohorts.phantom import disease
+from vertfrac.cohorts.phantom.anatomy import Column, draw_rarities, random_column
 from vertfrac.cohorts.phantom.canvas import Canvas
-from vertfrac.cohorts.phantom.look import Look, random_look
+from vertfrac.cohorts.phantom.ingredients import USUAL, Ingredients
+from vertfrac.cohorts.phantom.look import Look, random_look, rare_look
+from vertfrac.cohorts.phantom.protocol import Protocol, draw_protocol, image_errors, metal_errors
 from vertfrac.cohorts.phantom.scanner import scan, thick_slices
+from vertfrac.cohorts.phantom.template import Template, grow
 from vertfrac.cohorts.phantom.vertebra import (
     ARCH,
     BODY,
+    Spot,
     canal_center,
     paint_arch,
     paint_body,
@@ -106,8 +112,10 @@ def case_name(index: int) -> str:
     return f"phantom-{index + 1:04d}"
 
 
-def _window(column: Column, rng: np.random.Generator) -> tuple[Floats, Floats, Floats, float]:
-    """Voxel coordinates x, y, z (mm) of the scan and its slice thickness."""
+def _window(
+    column: Column, rng: np.random.Generator, protocol: Protocol | None, spacing_mm: float | None
+) -> tuple[Floats, Floats, Floats, float]:
+    """Voxel coordinates x, y, z (mm) of the scan and the distance of its slices; spacing_mm, if any, is that of all."""
     seen = [v.center for v in column.vertebrae if column.z_low < v.center[2] < column.z_high]
     spine = np.array(seen) if seen else np.array([v.center for v in column.vertebrae])
     small = column.field == "lumbar" or rng.random() < 0.2
@@ -126,6 +134,15 @@ def _window(column: Column, rng: np.random.Generator) -> tuple[Floats, Floats, F
     y_low = back - rng.uniform(0, 30) if rng.random() < 0.85 else (back + front) / 2 - depth / 2
     y_low = min(y_low, spine[:, 1].min() - 30)
     y_low = max(y_low, front + 12 - depth)
+    if protocol:
+        step_z = protocol.step_z
+        if protocol.around:
+            width, depth = (float(np.ptp(spine[:, k])) + protocol.around for k in (0, 1))
+            x0, y_low = (spine[:, 0].min() + spine[:, 0].max()) / 2, spine[:, 1].min() - 0.6 * protocol.around
+        step = float(np.clip(np.sqrt(width * depth * length / (step_z * budget)), 0.6, 1.8))
+        step_z = max(step_z, width * depth * length / (step * step * 9.5e6))
+    if spacing_mm:
+        step = step_z = spacing_mm
     x, y, z = (
         np.asarray(start + pitch * np.arange(int(extent / pitch) + 1), dtype=np.float64)
         for start, extent, pitch in (
@@ -137,26 +154,40 @@ def _window(column: Column, rng: np.random.Generator) -> tuple[Floats, Floats, F
     return x, y, z, step_z
 
 
-def _paint(column: Column, x: Floats, y: Floats, z: Floats, rng: np.random.Generator, labels: bool = False) -> Canvas:
-    """Render the anatomy on a grid."""
+def _paint(
+    column: Column,
+    grid: tuple[Floats, Floats, Floats],
+    rng: np.random.Generator,
+    rare: np.random.Generator,
+    ingredients: Ingredients,
+    labels: bool,
+) -> Canvas:
+    """Render the anatomy on a grid of coordinates x, y, z (mm). rare : draws what phantoms of full difficulty add."""
     look = random_look(rng, column.fragile)
+    if "lesions" in ingredients:
+        look = rare_look(rare, look)
     body = anatomy_body.Body(column, look, rng)
-    canvas = Canvas(x, y, z)
+    canvas = Canvas(*grid)
     if labels:
         canvas.keep_labels()
     arms_up = bool(rng.random() < 0.65)
     if rng.random() < 0.6:
         anatomy_body.paint_table(canvas, body, rng)
     anatomy_body.paint_trunk(canvas, body, rng, arms_up)
-    anatomy_body.paint_cavities(canvas, body, rng)
-    anatomy_body.paint_muscles(canvas, body, rng)
-    anatomy_body.paint_fat_planes(canvas, body, rng)
-    anatomy_body.paint_head(canvas, body, rng)
+    with canvas.only_if("organs" in ingredients):
+        anatomy_body.paint_cavities(canvas, body, rng)
+    with canvas.only_if("muscles" in ingredients):
+        anatomy_body.paint_muscles(canvas, body, rng)
+        anatomy_body.paint_fat_planes(canvas, body, rng)
+    with canvas.only_if("head" in ingredients):
+        anatomy_body.paint_head(canvas, body, rng)
     sacrum = sacral_bodies(column.vertebrae[-1], rng)
     canal = [canal_center(v, look) for v in column.vertebrae]
     anatomy_body.paint_canal(canvas, body, np.array([c for c, _ in canal]), np.array([r for _, r in canal]), rng)
-    anatomy_body.paint_pelvis(canvas, body, sacrum, rng)
-    anatomy_body.paint_thorax_bones(canvas, body, rng, arms_up)
+    with canvas.only_if("pelvis" in ingredients):
+        anatomy_body.paint_pelvis(canvas, body, sacrum, rng)
+    with canvas.only_if("thorax" in ingredients):
+        anatomy_body.paint_thorax_bones(canvas, body, rng, arms_up)
     block = trabeculae(rng)
     spurs = rng.beta(0.6, 2.0)
     spine = column.vertebrae
@@ -164,8 +195,14 @@ def _paint(column: Column, x: Floats, y: Floats, z: Floats, rng: np.random.Gener
         paint_disc(canvas, upper, lower, look, rng)
     for v in sacrum:
         paint_body(canvas, v, look, block, rng)
-    _paint_vertebrae(canvas, column, look, block, spurs, rng)
+    spots = disease.body_spots(spine, look, ingredients, rare)
+    _paint_vertebrae(canvas, column, look, block, spurs, rng, "arches" in ingredients, spots)
+    with canvas.only_if("wear" in ingredients):
+        disease.paint_disc_wear(canvas, (*spine, sacrum[0]), look, rare)
+        disease.paint_bridges(canvas, spine, look, rare)
     anatomy_body.paint_implants(canvas, body, rng)
+    with canvas.only_if("metal" in ingredients):
+        disease.paint_hardware(canvas, spine, rare)
     return canvas
 
 
@@ -176,20 +213,22 @@ def _paint_vertebrae(
     block: NDArray[np.float32],
     spurs: float,
     rng: np.random.Generator,
+    arches: bool = True,
+    spots: Mapping[str, Sequence[Spot]] = MappingProxyType({}),
 ) -> None:
     """Arches, osteophytes and bodies of all vertebrae in reach, marked in the label maps where the canvas keeps any."""
     low, high = float(canvas.z[0]), float(canvas.z[-1])
     for v in column.vertebrae:
         if v.center[2] < low - 80 or v.center[2] > high + 80:
             continue
-        with canvas.marking(verse_label(v), ARCH):
+        with canvas.marking(verse_label(v), ARCH), canvas.only_if(arches):
             paint_arch(canvas, v, look, rng)
     for v in column.vertebrae:
         if v.center[2] < low - 40 or v.center[2] > high + 40:
             continue
         with canvas.marking(verse_label(v), BODY):
             paint_osteophytes(canvas, v, look, rng, spurs)
-        paint_body(canvas, v, look, block, rng, verse_label(v))
+        paint_body(canvas, v, look, block, rng, verse_label(v), spots.get(v.level, ()))
 
 
 @dataclass(frozen=True)
@@ -234,27 +273,49 @@ def _check_numbers(seed: int, index: int) -> None:
         raise ConfigError(f"phantom seed and index must be 0 or more, got seed {seed} and index {index}")
 
 
-def make_phantom(seed: int, index: int, *, labels: bool = False) -> Phantom:
-    """Phantom number `index` (zero-based) of a cohort; a function of (seed, index) alone.
+def make_phantom(
+    seed: int,
+    index: int,
+    *,
+    ingredients: Ingredients = USUAL,
+    templates: Sequence[Template] = (),
+    labels: bool = False,
+    spacing_mm: float | None = None,
+) -> Phantom:
+    """Phantom number `index` (zero-based) of a cohort; a function of seed, index and ingredients.
 
-    labels : make the label maps too; the scan is the same with and without. Raises ConfigError if either number is
+    ingredients : what goes into it; without one of them the rest of the patient stays much the same. templates :
+    annotations to grow the phantoms around, taken in turn. labels : make the label maps too; the scan is the same with
+    and without. spacing_mm : of isotropic voxels, instead of the scan's own. Raises ConfigError if seed or index is
     negative.
     """
     _check_numbers(seed, index)
-    rng = np.random.default_rng([seed, index])
-    column = random_column(rng)
-    x, y, z, step_z = _window(column, rng)
+    rng, rare = np.random.default_rng([seed, index]), np.random.default_rng([seed, index, 1])
+    column = random_column(rng, draw_rarities(rare, ingredients))
+    if templates:
+        column = grow(column, templates[index % len(templates)], rare)
+    drawn = draw_protocol(rare)
+    protocol = drawn if "protocol" in ingredients else None
+    x, y, z, step_z = _window(column, rng, protocol, spacing_mm)
     fine = max(1, int(np.ceil(step_z / 1.9)))
     step = step_z / fine
     pad = fine
     z_fine = z[0] - step * pad + step * np.arange((z.size - 1) * fine + 2 * pad + 1)
-    canvas = _paint(column, x, y, z_fine, rng, labels)
-    thickness = step_z * rng.uniform(1.0, 1.5)
-    slices = thick_slices(canvas.hu, canvas.z, z, thickness)
+    canvas = _paint(column, (x, y, z_fine), rng, rare, ingredients, labels)
+    usual = rng.uniform(1.0, 1.5)
+    slices = thick_slices(canvas.hu, canvas.z, z, step_z * (protocol.thickness if protocol else usual))
     level = column.level_at(z)
     shoulders = np.exp(-(((level - 5.3) / 1.7) ** 2))
     spacing = float(x[1] - x[0])
+    if "metal" in ingredients:
+        metal_errors(slices, spacing, rare)
+    if protocol:
+        image_errors(slices, protocol, spacing)
     hu = scan(slices, rng, spacing, shoulders)
+    if "noise" not in ingredients:
+        hu = np.rint(np.clip(slices, -1024, 3071)).astype(np.int16)
+    if protocol:
+        np.minimum(hu, protocol.highest, out=hu)
     if rng.random() < 0.3:
         far = np.hypot(x - x.mean(), (y - y.mean())[:, None])
         hu[:, far > (x[-1] - x[0]) / 2] = rng.choice([-1024, -2048, -3024])
@@ -263,8 +324,10 @@ def make_phantom(seed: int, index: int, *, labels: bool = False) -> Phantom:
     affine[:3, 3] = np.array([x[0], y[0], z[0]]) + origin
     low = np.array([x[0], y[0], z[0]]) + MARGIN_MM
     high = np.array([x[-1], y[-1], z[-1]]) - MARGIN_MM
+    turn = protocol.tilt.as_matrix() if protocol else np.eye(3)
+    affine[:3] = turn @ affine[:3]
     vertebrae = tuple(
-        PhantomVertebra(v.level, v.shape, v.keypoints + origin)
+        PhantomVertebra(v.level, v.shape, (v.keypoints + origin) @ turn.T)
         for v in column.vertebrae
         if (v.keypoints >= low).all() and (v.keypoints <= high).all()
     )
@@ -341,11 +404,21 @@ def phantom_indices(cases: int, seed: int, shard: tuple[int, int]) -> range:
     return range(part, cases, parts)
 
 
-def write_phantoms(out: Path, *, cases: int, seed: int, shard: tuple[int, int] = (0, 1), labels: bool = False) -> None:
+def write_phantoms(
+    out: Path,
+    *,
+    cases: int,
+    seed: int,
+    shard: tuple[int, int] = (0, 1),
+    ingredients: Ingredients = USUAL,
+    templates: Sequence[Template] = (),
+    labels: bool = False,
+) -> None:
     """Write a cohort: `images/phantom-0001.nii.gz` ..., `annotations.csv`, `cases.csv`.
 
     labels : write the label maps of each scan too, `labels/phantom-0001.nii.gz` and `subregions/phantom-0001.nii.gz`.
-    shard : (k, n), write the cases k, k + n, k + 2 n, ... only; the two tables list these cases.
+    shard : (k, n), write the cases k, k + n, k + 2 n, ... only; the two tables list these cases. ingredients,
+    templates : as in `make_phantom`.
     Raises ConfigError for a number of cases below 1, a negative seed or an impossible shard.
     """
     indices = phantom_indices(cases, seed, shard)
@@ -354,7 +427,7 @@ def write_phantoms(out: Path, *, cases: int, seed: int, shard: tuple[int, int] =
     annotations: list[list[object]] = []
     table: list[list[object]] = []
     for index in indices:
-        phantom = make_phantom(seed, index, labels=labels)
+        phantom = make_phantom(seed, index, ingredients=ingredients, templates=templates, labels=labels)
         image = folder / f"{phantom.case}.nii.gz"
         write_image(phantom, image)
         for kind, mask in (("labels", phantom.labels), ("subregions", phantom.subregions)):

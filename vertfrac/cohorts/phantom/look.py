@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -79,3 +79,16 @@ def random_look(rng: np.random.Generator, fragile: float) -> Look:
         canal=float(rng.uniform(0.86, 1.1)),
         arch_marrow=float(rng.uniform(20, 260)),
     )
+
+
+def rare_look(rare: np.random.Generator, look: Look) -> Look:
+    """One look in three with bone far denser, thinner or more even than usual."""
+    kind = rare.choice(["", "dense", "thin", "even"], p=[0.67, 0.11, 0.11, 0.11])
+    if kind == "dense":
+        return replace(look, marrow=float(rare.uniform(280, 480)), cortex=float(rare.uniform(700, 1200)))
+    if kind == "thin":
+        thin = float(rare.uniform(0.4, 0.8))
+        return replace(look, marrow=float(rare.uniform(-30, 50)), cortex_mm=thin, endplate_mm=thin)
+    if kind == "even":
+        return replace(look, cortex=look.marrow + float(rare.uniform(60, 250)), texture=float(rare.uniform(2, 15)))
+    return look

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from vertfrac.cohorts.phantom.generate import Phantom, make_phantom, phantom_indices
+from vertfrac.cohorts.phantom.ingredients import USUAL, Ingredients
+from vertfrac.cohorts.phantom.template import Template
 from vertfrac.files import write_json
 from vertfrac.geometry.grid import Grid
 from vertfrac.imaging import Image, canonical
@@ -18,16 +21,24 @@ EXPERT = "expert1"
 
 
 def write_lungcancer500(
-    out: Path, *, cases: int, seed: int, shard: tuple[int, int] = (0, 1), year: Year = 2022
+    out: Path,
+    *,
+    cases: int,
+    seed: int,
+    shard: tuple[int, int] = (0, 1),
+    ingredients: Ingredients = USUAL,
+    templates: Sequence[Template] = (),
+    year: Year = 2022,
 ) -> None:
     """Write a cohort: ``images/phantom-0001/`` ... with DICOM files of opaque names, ``annotations/phantom-0001.json``.
 
     year : the format of the annotations, 2020 (points) or 2022 (segments and levels). Voxels are exact, so unlike in
     the public files the six points of a vertebra that is turned do not share one column.
-    shard : (k, n), write the cases k, k + n, k + 2 n, ... only. Raises ConfigError as `write_phantoms`.
+    shard : (k, n), write the cases k, k + n, k + 2 n, ... only. ingredients, templates : as in `make_phantom`. Raises
+    ConfigError as `write_phantoms`.
     """
     for index in phantom_indices(cases, seed, shard):
-        phantom = make_phantom(seed, index)
+        phantom = make_phantom(seed, index, ingredients=ingredients, templates=templates)
         image = canonical(Image(phantom.hu, Grid(phantom.hu.shape, phantom.affine), phantom.case))
         uid, grid = write_dicom(
             out / "images" / phantom.case,

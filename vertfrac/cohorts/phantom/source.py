@@ -2,27 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 
 import pandas as pd
 
 from vertfrac import tables
-from vertfrac.cohorts.phantom.generate import case_name, make_phantom
+from vertfrac.cohorts.phantom.generate import Phantom, case_name, make_phantom
+from vertfrac.cohorts.phantom.ingredients import choose
+from vertfrac.cohorts.phantom.template import read_templates
 from vertfrac.cohorts.sources import Scan
 from vertfrac.geometry.grid import Grid
 from vertfrac.imaging import Image, canonical
 
 
-def scans(cases: int, seed: int) -> list[Scan]:
-    """The phantoms of a cohort; see ``config.PhantomCohort``."""
+def scans(
+    cases: int,
+    seed: int,
+    difficulty: str,
+    without: Sequence[str],
+    like: str | None,
+    like_spacing_mm: Sequence[float],
+) -> list[Scan]:
+    """The phantoms of a cohort; see ``config.PhantomCohort``. Raises as `read_templates`."""
+    make = partial(
+        make_phantom,
+        seed,
+        ingredients=choose(difficulty, without),
+        templates=read_templates(Path(like), like_spacing_mm) if like else (),
+    )
     return [
-        Scan(case_name(index), case_name(index), f"phantom {index + 1} of seed {seed}", (), partial(_read, seed, index))
+        Scan(case_name(index), case_name(index), f"phantom {index + 1} of seed {seed}", (), partial(_read, make, index))
         for index in range(cases)
     ]
 
 
-def _read(seed: int, index: int) -> tuple[Image, pd.DataFrame]:
-    phantom = make_phantom(seed, index)
+def _read(make: Callable[[int], Phantom], index: int) -> tuple[Image, pd.DataFrame]:
+    phantom = make(index)
     image = canonical(Image(phantom.hu, Grid(phantom.hu.shape, phantom.affine), phantom.case))
     rows = [
         {"case": phantom.case, "expert": "phantom", "vertebra": number, "level": vertebra.level}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ import numpy as np
 import pandas as pd
 
 from vertfrac import tables
-from vertfrac.cohorts.from_mask.levels import LEVEL_OF
+from vertfrac.cohorts.levels import LABEL_OF
 from vertfrac.cohorts.phantom.generate import Phantom, make_phantom, phantom_indices, write_image
+from vertfrac.cohorts.phantom.ingredients import USUAL, Ingredients
+from vertfrac.cohorts.phantom.template import Template
 from vertfrac.cohorts.verse.centroids import CHALLENGE_AXES, directions, oriented
 from vertfrac.files import write_json
 from vertfrac.genant import genant_index, grade
@@ -30,6 +33,8 @@ def write_verse(
     cases: int,
     seed: int,
     shard: tuple[int, int] = (0, 1),
+    ingredients: Ingredients = USUAL,
+    templates: Sequence[Template] = (),
     flat: bool = False,
     subregions: bool = False,
     keypoints: bool = False,
@@ -38,11 +43,12 @@ def write_verse(
 
     flat : one folder per part with centroids in millimetres, as in the challenge; else by subject (BIDS) with centroids
     in voxels. subregions : masks of body and arch too. keypoints : the exact ones too (``_seg-vert_kpt.csv``). shard :
-    (k, n), write the cases k, k + n, ... only, and their grades. Raises ConfigError as ``write_phantoms``.
+    (k, n), write the cases k, k + n, ... only, and their grades. ingredients, templates : as in ``make_phantom``.
+    Raises ConfigError as ``write_phantoms``.
     """
     graded: list[dict[str, Any]] = []
     for index in phantom_indices(cases, seed, shard):
-        phantom = make_phantom(seed, index, labels=True)
+        phantom = make_phantom(seed, index, ingredients=ingredients, templates=templates, labels=True)
         name, where = f"verse{index + 1:03d}", PARTS[index % len(PARTS)]
         _write_scan(Path(out) / f"dataset-verse19{where}", name, phantom, flat, subregions, keypoints)
         graded += [{"patient_id": f"sub-{name}", "scan_id": name, "split": where, **row} for row in _grades(phantom)]
@@ -83,10 +89,9 @@ def _centroids(phantom: Phantom, flat: bool) -> list[dict[str, Any]]:
     """Body centres of the whole vertebrae: in voxels with their direction, or as in the challenge in mm without it."""
     grid = Grid(phantom.hu.shape, phantom.affine)
     turned = oriented(grid, CHALLENGE_AXES) if flat else grid
-    label_of = {level: label for label, level in LEVEL_OF.items()}
     entries: list[dict[str, Any]] = [] if flat else [{"direction": list(directions(grid))}]
     for v in phantom.vertebrae:
         point = turned.to_index(centers(v.keypoints)) * (turned.spacing_mm if flat else np.ones(3))
         x, y, z = (round(float(value), 1) for value in point)
-        entries.append({"label": label_of[v.level], "X": x, "Y": y, "Z": z})
+        entries.append({"label": LABEL_OF[v.level], "X": x, "Y": y, "Z": z})
     return entries

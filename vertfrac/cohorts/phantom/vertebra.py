@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vertfrac.cohorts.levels import LABEL_OF
 from vertfrac.cohorts.phantom.anatomy import L1, T1, Vertebra
 from vertfrac.cohorts.phantom.canvas import Canvas, Float32
 from vertfrac.cohorts.phantom.look import Look
@@ -18,8 +20,8 @@ BODY, ARCH = 49, 41
 
 
 def verse_label(vertebra: Vertebra) -> int:
-    """Label of a vertebra in VerSe masks: 1-7 are C1-C7, 8-19 T1-T12, 20-24 L1-L5."""
-    return vertebra.index + 3
+    """Label of a vertebra in VerSe masks: 1-7 are C1-C7, 8-19 T1-T12, 20-25 L1-L6, 28 T13."""
+    return LABEL_OF[vertebra.level]
 
 
 def trabeculae(rng: np.random.Generator, size: int = 72) -> Float32:
@@ -150,11 +152,18 @@ def paint_disc(canvas: Canvas, upper: Vertebra, lower: Vertebra, look: Look, rng
 
 
 def paint_body(
-    canvas: Canvas, vertebra: Vertebra, look: Look, block: Float32, rng: np.random.Generator, label: int = 0
+    canvas: Canvas,
+    vertebra: Vertebra,
+    look: Look,
+    block: Float32,
+    rng: np.random.Generator,
+    label: int = 0,
+    spots: Sequence[Spot] = (),
 ) -> None:
     """Cancellous bone inside a cortical shell whose endplates pass through the vertebra's keypoints.
 
-    label : of the body in the label maps, where the canvas keeps any; 0 leaves them as they are.
+    label : of the body in the label maps, where the canvas keeps any; 0 leaves them as they are. spots : of other
+    tissue, in the body alone.
     """
     tall = float(np.abs(vertebra.outline[:, 1]).max())
     found = _local(canvas, vertebra, np.array([vertebra.width / 2 + 2, vertebra.depth * 0.62 + 2, tall + 2]))
@@ -187,8 +196,13 @@ def paint_body(
         band = np.float32(rng.uniform(2.5, 6.0))
         marrow += np.float32(rng.uniform(60, 260)) * np.exp(-((face / band) ** 2))
     cortex = np.float32(look.cortex * rng.uniform(0.9, 1.1))
+    bone = cortex + inner * (marrow - cortex)
+    for spot in spots:
+        away = np.sqrt(sum((a - np.float32(b)) ** 2 for a, b in zip((x, y, z), spot.center, strict=True)))
+        other = np.float32(spot.hu) + np.float32(spot.coarse) * grain
+        bone += canvas.coverage(np.float32(spot.radius) - away) * np.float32(spot.share) * (other - bone)
     with canvas.marking(label, BODY):
-        canvas.blend(box, outer, cortex + inner * (marrow - cortex))
+        canvas.blend(box, outer, bone)
     m, c = vertebra.rotation, vertebra.center
     if rng.random() < 0.7:
         back = c + m @ np.array([0, -vertebra.depth * 0.5, rng.normal(0, 0.5)])
@@ -220,11 +234,22 @@ def paint_osteophytes(canvas: Canvas, vertebra: Vertebra, look: Look, rng: np.ra
 
 def canal_center(vertebra: Vertebra, look: Look) -> tuple[Floats, float]:
     """Centre (anatomy frame) and radius (mm) of the spinal canal behind a body."""
-    i = vertebra.index
+    i = vertebra.place
     radius = float(np.interp(i, [0, 4, 6, 12, 16, 19, 21], [8.2, 8.6, 8.0, 8.0, 8.8, 9.4, 9.8]))
     radius *= look.canal
     back = vertebra.outline[[4, 5], 0].mean()
     return vertebra.center + vertebra.rotation @ np.array([0, back - radius - 0.4, 0]), radius
+
+
+class Spot(NamedTuple):
+    """A ball of other tissue inside a body: `center` in the body's own frame and `radius`, mm; `share` of it that is
+    other, `hu`, and `coarse` (HU) strands in it."""
+
+    center: Floats
+    radius: float
+    hu: float
+    share: float = 1.0
+    coarse: float = 0.0
 
 
 class Rod(NamedTuple):
@@ -240,7 +265,7 @@ class Rod(NamedTuple):
 
 def posterior_elements(vertebra: Vertebra, look: Look, rng: np.random.Generator) -> list[Rod]:
     """Rods that make up the arch, in the vertebra's own frame, mm."""
-    i, h = vertebra.index, float(np.interp(vertebra.index, [0, 4, 6, 12, 16, 19, 21], [13, 14, 18, 21, 25, 27, 26]))
+    i, h = vertebra.place, float(np.interp(vertebra.place, [0, 4, 6, 12, 16, 19, 21], [13, 14, 18, 21, 25, 27, 26]))
     scale = vertebra.width / float(
         np.interp(i, [0, 4, 6, 10, 12, 16, 17, 19, 21], [19, 25, 28, 27, 29.5, 38, 40, 44, 49])
     )

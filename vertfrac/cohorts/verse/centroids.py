@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import find_objects
 
-from vertfrac.cohorts.from_mask.levels import LEVEL_OF
+from vertfrac.cohorts.levels import LEVEL_OF
 from vertfrac.errors import AnnotationError, TableError
 from vertfrac.files import read_json
 from vertfrac.geometry.grid import Grid

@@ -14,8 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from vertfrac.cohorts.from_mask.levels import LEVEL_OF
-from vertfrac.cohorts.levels import parse_level
+from vertfrac.cohorts.levels import LEVEL_OF, parse_level
 from vertfrac.cohorts.verse.files import identity
 from vertfrac.errors import TableError
 from vertfrac.genant import GRADES
