@@ -183,7 +183,10 @@ class VolumeAugmentation(Section):
     tilt: NotNegative = Field(0.1, description="lateral and anterior shift per mm of height (shear)")
     scale: NotNegative = Field(0.15, description="relative change of size")
     flip: bool = Field(True, description="mirror left and right at random")
-    intensity: NotNegative = Field(1.0, description="strength of brightness, contrast, gamma and noise; 0 is off")
+    intensity: NotNegative = Field(1.0, description="strength of brightness, contrast, blur and noise; 0 is off")
+    appearance: NotNegative = Field(
+        0.0, description="strength of the density of bone and fat, softness, uneven brightness, cut fields; 0 is off"
+    )
 
 
 class LocalizerNetwork(Section):
@@ -245,7 +248,10 @@ class SliceAugmentation(Section):
     elastic_mm: NotNegative = Field(1.2, description="standard deviation of a smooth random displacement")
     elastic_length_mm: Positive = Field(16.0, description="distance of its control points")
     shift_mm: NotNegative = Field(8.0, description="anterior-posterior shift")
-    intensity: NotNegative = Field(1.0, description="strength of brightness, contrast, gamma, blur and noise; 0 is off")
+    intensity: NotNegative = Field(1.0, description="strength of brightness, contrast, blur and noise; 0 is off")
+    appearance: NotNegative = Field(
+        0.0, description="strength of the density of bone and fat, softness, uneven brightness, cut fields; 0 is off"
+    )
 
 
 class _SliceNetwork(Section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 from vertfrac import tables
 from vertfrac.arrays import write_arrays
 from vertfrac.errors import CohortError
-from vertfrac.training.sampling import step_generator, vary_intensity
+from vertfrac.training.sampling import step_generator, vary_appearance, vary_intensity
 from vertfrac.training.slices import SliceBank
 from vertfrac.training.volumes import VolumeBank
 
@@ -28,10 +29,12 @@ LENGTHS, COLUMNS, CROP = (230, 200), 128, (120, 96)
 SHAPE = np.array([[-9, -12], [9, -12], [-8, 0], [8, 0], [-9, 12], [9, 12]], dtype=np.float64)
 
 STILL: dict[str, Any] = {
-    "rotate_deg": 0.0, "scale": 0.0, "elastic_px": 0.0, "elastic_length_px": 16.0, "shift_px": 0.0, "intensity": 0.0
+    "rotate_deg": 0.0, "scale": 0.0, "elastic_px": 0.0, "elastic_length_px": 16.0, "shift_px": 0.0, "intensity": 0.0,
+    "appearance": 0.0,
 }  # fmt: skip
 AUGMENTED: dict[str, Any] = {
-    "rotate_deg": 12.0, "scale": 0.15, "elastic_px": 1.2, "elastic_length_px": 16.0, "shift_px": 6.0, "intensity": 0.0
+    "rotate_deg": 12.0, "scale": 0.15, "elastic_px": 1.2, "elastic_length_px": 16.0, "shift_px": 6.0, "intensity": 0.0,
+    "appearance": 0.0,
 }  # fmt: skip
 
 
@@ -98,7 +101,7 @@ def test_beyond_a_slice_there_is_air(tmp_path: Path) -> None:
 @pytest.mark.parametrize("intensity", [0.0, 1.0])
 def test_a_slice_batch_is_a_function_of_seed_and_step(tmp_path: Path, intensity: float) -> None:
     bank = _slice_bank(tmp_path, "row")
-    options = {**AUGMENTED, "intensity": intensity}
+    options = {**AUGMENTED, "intensity": intensity, "appearance": intensity}
     first = bank.batch(7, size=3, crop=CROP, seed=1, **options)
     bank.batch(8, size=3, crop=CROP, seed=1, **options)
     again = bank.batch(7, size=3, crop=CROP, seed=1, **options)
@@ -157,8 +160,12 @@ def _volume_bank(path: Path, axis: int | None, *, cases: set[str] | None = None,
     return VolumeBank([file], _annotations(), cases or {"c"}, device=CPU, edge_mm=edge_mm)
 
 
-VOLUME_STILL: dict[str, Any] = {"rotate_deg": 0.0, "tilt": 0.0, "scale": 0.0, "flip": False, "intensity": 0.0}
-VOLUME_AUGMENTED: dict[str, Any] = {"rotate_deg": 15.0, "tilt": 0.15, "scale": 0.15, "flip": True, "intensity": 0.0}
+VOLUME_STILL: dict[str, Any] = {
+    "rotate_deg": 0.0, "tilt": 0.0, "scale": 0.0, "flip": False, "intensity": 0.0, "appearance": 0.0
+}  # fmt: skip
+VOLUME_AUGMENTED: dict[str, Any] = {
+    "rotate_deg": 15.0, "tilt": 0.15, "scale": 0.15, "flip": True, "intensity": 0.0, "appearance": 0.0
+}  # fmt: skip
 VOLUME_CROP = (24, 40, 30)
 
 
@@ -233,7 +240,7 @@ def test_the_limits_of_a_volume_are_the_annotated_ones(tmp_path: Path) -> None:
 @pytest.mark.parametrize("intensity", [0.0, 1.0])
 def test_a_volume_batch_is_a_function_of_seed_and_step(tmp_path: Path, intensity: float) -> None:
     bank = _volume_bank(tmp_path, 1)
-    options = {**VOLUME_AUGMENTED, "intensity": intensity}
+    options = {**VOLUME_AUGMENTED, "intensity": intensity, "appearance": intensity}
     first = bank.batch(7, size=2, crop=VOLUME_CROP, seed=1, **options)
     bank.batch(8, size=2, crop=VOLUME_CROP, seed=1, **options)
     again = bank.batch(7, size=2, crop=VOLUME_CROP, seed=1, **options)
@@ -262,24 +269,50 @@ def test_a_fold_without_a_volume_is_named(tmp_path: Path) -> None:
 # --- intensity
 
 
+Vary = Callable[[torch.Tensor, torch.Generator, float], torch.Tensor]
+
+
+@pytest.mark.parametrize("vary", [vary_intensity, vary_appearance])
 @pytest.mark.parametrize("shape", [(2, 9, 12), (2, 6, 9, 12)])
-def test_intensity_of_strength_zero_changes_nothing(shape: tuple[int, ...]) -> None:
+def test_intensity_of_strength_zero_changes_nothing(vary: Vary, shape: tuple[int, ...]) -> None:
     hu = torch.randn(shape) * 100
-    assert torch.equal(vary_intensity(hu, step_generator(0, 0, CPU), 0.0), hu)
+    assert torch.equal(vary(hu, step_generator(0, 0, CPU), 0.0), hu)
 
 
+@pytest.mark.parametrize("vary", [vary_intensity, vary_appearance])
 @pytest.mark.parametrize("shape", [(2, 9, 12), (2, 6, 9, 12), (1, 1, 1)])
-def test_intensity_keeps_the_shape_and_stays_finite(shape: tuple[int, ...]) -> None:
+def test_intensity_keeps_the_shape_and_stays_finite(vary: Vary, shape: tuple[int, ...]) -> None:
     for step in range(5):
-        varied = vary_intensity(torch.full(shape, 500.0), step_generator(0, step, CPU), 3.0)
+        varied = vary(torch.full(shape, 500.0), step_generator(0, step, CPU), 3.0)
         assert varied.shape == shape
         assert bool(torch.isfinite(varied).all())
 
 
-def test_more_strength_changes_an_image_more() -> None:
+@pytest.mark.parametrize("vary", [vary_intensity, vary_appearance])
+def test_more_strength_changes_an_image_more(vary: Vary) -> None:
     hu = torch.randn(4, 32, 32, generator=torch.Generator().manual_seed(0)) * 200
     change = [
-        float(np.mean([(vary_intensity(hu, step_generator(0, s, CPU), x) - hu).abs().mean() for s in range(10)]))
+        float(np.mean([(vary(hu, step_generator(0, s, CPU), x) - hu).abs().mean() for s in range(10)]))
         for x in (0.2, 0.6, 1.0)
     ]
     assert change == sorted(change)
+
+
+def test_no_two_images_of_a_batch_look_alike_and_soft_tissue_stays_between_fat_and_bone() -> None:
+    tissues = torch.tensor([-110.0, 40.0, 250.0, 900.0]).repeat_interleave(16)
+    hu = tissues.expand(8, 32, 64).contiguous()
+    varied = vary_appearance(hu, step_generator(0, 0, CPU), 1.0)
+    means = varied.reshape(8, 32, 4, 16)[..., 4:12].mean(dim=(1, 3))
+    whole = means[(means > -1000).all(dim=1)]  # those whose field is not cut
+    assert len(whole) >= 4
+    assert bool((whole.diff(dim=1) > 30).all())
+    assert float(whole[:, 3].std()) > 50
+    assert len({tuple(row.tolist()) for row in means}) == 8
+
+
+def test_a_cut_field_leaves_three_quarters() -> None:
+    hu = torch.full((64, 4, 40), 100.0)
+    varied = vary_appearance(hu, step_generator(0, 0, CPU), 1.0)
+    lost = (varied == -1024).float().mean(dim=(1, 2))
+    assert 2 <= int((lost > 0).sum()) <= 25
+    assert float(lost.max()) <= 0.25 + 1e-6

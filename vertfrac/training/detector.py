@@ -34,6 +34,7 @@ def train_detector(
     elastic_length_mm: float,
     shift_mm: float,
     intensity: float,
+    appearance: float,
     settings: FitSettings,
     work: Path,
     device: torch.device,
@@ -56,6 +57,7 @@ def train_detector(
             elastic_length_px=elastic_length_mm / spacing_mm,
             shift_px=shift_mm / spacing_mm,
             intensity=intensity,
+            appearance=appearance,
         )
         images = scale_intensity(hu, scaling=scaling, window_hu=window_hu)[:, None]
         features = network.unet.features(images.contiguous(memory_format=torch.channels_last))

@@ -35,6 +35,7 @@ def train_localizer(
     scale: float,
     flip: bool,
     intensity: float,
+    appearance: float,
     settings: FitSettings,
     work: Path,
     device: torch.device,
@@ -59,6 +60,7 @@ def train_localizer(
             scale=scale,
             flip=flip,
             intensity=intensity,
+            appearance=appearance,
         )
         images = scale_intensity(hu, scaling=scaling, window_hu=window_hu)[:, None]
         output = network(images.contiguous(memory_format=torch.channels_last_3d))

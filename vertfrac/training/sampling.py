@@ -49,6 +49,49 @@ def vary_intensity(hu: Tensor, generator: torch.Generator, strength: float) -> T
     return hu + level * (fine * (1 - mix) + coarse * mix)
 
 
+def vary_appearance(hu: Tensor, generator: torch.Generator, strength: float) -> Tensor:
+    """Random density of bone and of fat, softness in the plane, uneven brightness and a cut field of view, in HU.
+
+    hu : (batch, z, ...) as in `vary_intensity`. What phantoms have alike, such as bone of one density throughout, is
+    what a network would otherwise rely on. strength 0 returns the images unchanged.
+    """
+    if strength <= 0:
+        return hu
+    batch, ones = len(hu), (1,) * (hu.ndim - 1)
+    bone = torch.exp(uniform(generator, (batch, *ones), -0.45, 0.45) * strength)
+    fat = torch.exp(uniform(generator, (batch, *ones), -0.3, 0.3) * strength)
+    hu = hu + (hu - 130).clamp_min(0) * (bone - 1) + (hu + 20).clamp(-180, 0) * (fat - 1)
+    coarse = normal(generator, (batch, *(4,) * (hu.ndim - 1)))
+    mode = "bilinear" if hu.ndim == 3 else "trilinear"
+    uneven = F.interpolate(coarse[:, None], size=tuple(hu.shape[1:]), mode=mode, align_corners=True)[:, 0]
+    hu = hu + uneven * uniform(generator, (batch, *ones), 0, 25) * strength
+    soft = hu
+    for axis in range(2, hu.ndim):
+        soft = _neighbours(soft, axis)
+    amount = uniform(generator, (batch, *ones), -0.6, 1.0) * min(strength, 1.0)  # below 0 it sharpens
+    hu = hu + (soft - hu) * amount
+    return _cut_field(hu, generator, 0.15 * min(strength, 1.0))
+
+
+def _neighbours(hu: Tensor, axis: int) -> Tensor:
+    """Each value averaged with its two neighbours along an axis; those at the ends have themselves for one."""
+    before = torch.cat([hu.narrow(axis, 0, 1), hu.narrow(axis, 0, hu.shape[axis] - 1)], dim=axis)
+    after = torch.cat([hu.narrow(axis, 1, hu.shape[axis] - 1), hu.narrow(axis, hu.shape[axis] - 1, 1)], dim=axis)
+    return 0.25 * before + 0.5 * hu + 0.25 * after
+
+
+def _cut_field(hu: Tensor, generator: torch.Generator, share: float) -> Tensor:
+    """A share of the images without what lies beyond a plane, which leaves three quarters of the last axis or more."""
+    batch, ones = len(hu), (1,) * (hu.ndim - 1)
+    length = hu.shape[-1]
+    cut = uniform(generator, (batch, *ones), 0.75, 1.0)
+    from_left = uniform(generator, (batch, *ones), 0.0, 1.0) < 0.5
+    happens = uniform(generator, (batch, *ones), 0.0, 1.0) < share
+    place = (torch.arange(length, device=hu.device, dtype=hu.dtype) + 0.5) / length
+    place = torch.where(from_left, 1 - place, place)
+    return torch.where(happens & (place > cut), -1024.0, hu)
+
+
 def _blur_first_axis(hu: Tensor, width: Tensor, strength: float) -> Tensor:
     """Each image blurred along its first axis with a Gaussian of up to 2 samples standard deviation."""
     sigma = (width * 2.0 * min(strength, 2.0)).clamp_min(0.2)

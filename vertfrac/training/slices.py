@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vertfrac.arrays import iterate_arrays
 from vertfrac.errors import CohortError
-from vertfrac.training.sampling import normal, step_generator, uniform, vary_intensity
+from vertfrac.training.sampling import normal, step_generator, uniform, vary_appearance, vary_intensity
 
 AIR_HU = -1024
 
@@ -59,6 +59,7 @@ class SliceBank:
         elastic_length_px: float,
         shift_px: float,
         intensity: float,
+        appearance: float,
     ) -> tuple[Tensor, Tensor]:
         """The augmented samples of one step, a function of seed and step alone.
 
@@ -107,6 +108,7 @@ class SliceBank:
         centroid = points.mean(dim=2, keepdim=True)
         limit = torch.tensor([height - 1, width - 1], device=self.device)
         visible = ((centroid >= 0) & (centroid <= limit)).all(dim=-1, keepdim=True)
+        hu = vary_appearance(hu, generator, appearance)
         return vary_intensity(hu, generator, intensity), torch.where(visible, points, torch.nan)
 
 

@@ -19,7 +19,7 @@ from vertfrac.errors import CohortError
 from vertfrac.geometry.grid import Grid
 from vertfrac.geometry.spine import annotated_spine
 from vertfrac.models.localizer import edge_slices, with_edges
-from vertfrac.training.sampling import step_generator, uniform, vary_intensity
+from vertfrac.training.sampling import step_generator, uniform, vary_appearance, vary_intensity
 
 AIR_HU = -1024.0
 
@@ -88,6 +88,7 @@ class VolumeBank:
         scale: float,
         flip: bool,
         intensity: float,
+        appearance: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The augmented samples of one step, a function of seed and step alone.
 
@@ -105,6 +106,7 @@ class VolumeBank:
             for volume, u in zip(chosen, draw, strict=True)
         ]
         hu, positions, inside = (torch.stack(parts) for parts in zip(*samples, strict=True))
+        hu = vary_appearance(hu, generator, appearance)
         return vary_intensity(hu, generator, intensity), positions, inside
 
     def _sample(
