@@ -121,6 +121,14 @@ def test_predict_needs_a_scan(tmp_path: Path) -> None:
     assert _run("predict", "--out", tmp_path, "--model", tmp_path).exit_code == 2
 
 
+def test_without_a_model_of_its_own_predict_asks_for_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vertfrac.inference.card.PRETRAINED", tmp_path / "pretrained")
+    result = _run("predict", "scan.nii", "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "name one by --model" in result.output
+    assert not (tmp_path / "out").exists()
+
+
 def _subprocess(*arguments: Any, threads: int = 1) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(threads)}
     command = [sys.executable, "-m", "vertfrac", *map(str, arguments)]

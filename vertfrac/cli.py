@@ -128,20 +128,24 @@ def _end_with(caller: int) -> None:
 @main.command()
 @click.argument("scans", nargs=-1, required=True, type=PATH, metavar="SCAN...")
 @click.option("--out", type=PATH, required=True, help="folder for the results, one sub-folder per scan")
-@click.option("--model", type=PATH, required=True, help="folder of a trained model")
+@click.option("--model", type=PATH, help="folder of a trained model; default: the one that comes with vertfrac")
 @_device
 @_threads
-def predict(scans: tuple[Path, ...], out: Path, model: Path, device: Device, threads: int | None) -> None:
+def predict(scans: tuple[Path, ...], out: Path, model: Path | None, device: Device, threads: int | None) -> None:
     """Grade the vertebrae of CT scans: NIfTI files (.nii, .nii.gz) or DICOM folders.
 
     Each scan gets a folder in OUT with vertebrae.parquet, vertebrae.csv, curve.parquet, scan.json and overlay.png;
     OUT/scans.parquet and OUT/scans.csv list all scans, failed ones with the reason. Exits with 1 if any scan failed.
     """
+    from vertfrac.inference.card import PRETRAINED
+
+    if model is None and not PRETRAINED.is_dir():
+        raise click.UsageError("no model comes with this version of vertfrac, name one by --model")
     chosen = _compute_on(device, threads)
     from vertfrac.inference.predict import predict_scans
 
     if not predict_scans(
-        scans, out, model, device=chosen, tell=click.echo, warn=lambda line: click.echo(line, err=True)
+        scans, out, model or PRETRAINED, device=chosen, tell=click.echo, warn=lambda line: click.echo(line, err=True)
     ):
         sys.exit(1)
 
@@ -932,6 +936,22 @@ def export(
         },
         scores=scores_of(tables.read_table(summary, tables.SUMMARY), system),
     )
+
+
+@main.command()
+@click.option("--config", type=PATH, required=True, help="recipe: config/pretrain.yaml, or one like it")
+@click.option("--work", type=PATH, default=Path(), help="folder for results/; default: here")
+@click.option("--cores", type=click.IntRange(min=1), default=os.cpu_count() or 1, show_default="all")
+@click.option("--gpus", type=click.IntRange(min=0), default=0, show_default=True)
+@_path("out", "model folder")
+def pretrain(config: Path, work: Path, cores: int, gpus: int, out: Path) -> None:
+    """Train a model on phantoms alone, score it on others and write its folder with a card, README.md.
+
+    The model that comes with vertfrac was made so. A call that was stopped goes on where it was.
+    """
+    from vertfrac.pretrain import pretrain as run
+
+    run(config, work, out, cores=cores, gpus=gpus, tell=click.echo)
 
 
 @main.command()

@@ -14,9 +14,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 
 from vertfrac import tables
+from vertfrac.config import resolve
+from vertfrac.errors import ConfigError
+from vertfrac.inference.weights import load_model
+from vertfrac.pretrain import only_system, pack, pretrain
 
 ROOT = Path(__file__).parents[2]
 TINY = Path(__file__).with_name("tiny.yaml")
@@ -146,6 +151,54 @@ def test_the_report_is_made_without_a_warning_and_explains_every_figure(finished
         "on the cohort <em>other</em>, without adaptation",
     ):
         assert caption in page.replace("\\n", " "), caption
+
+
+def test_a_run_on_phantoms_becomes_a_model_with_a_card(finished: Path, tmp_path: Path) -> None:
+    config = resolve(yaml.safe_load(TINY.read_text()), TINY.parent, "tiny.yaml")
+    pack(finished / "results/tiny", config, "tiny", tmp_path / "model", recipe="tiny.yaml", device="CPU")
+    assert {path.suffix for path in (tmp_path / "model").iterdir()} == {".json", ".safetensors", ".md"}
+    model = load_model(tmp_path / "model", torch.device("cpu"))
+    assert len(model.localizers) == len(model.detectors) == 2
+    (other,) = model.card["other_phantoms"]
+    assert other["settings"]["seed"] == 8
+    assert model.card["training"]["seconds"]["train_localizer"] > 0
+    text = (tmp_path / "model" / "README.md").read_text()
+    assert "Not a medical device" in text
+    assert "On 2 phantoms of usual difficulty, seed 8, which took no part in anything" in text
+    summary = pd.read_parquet(finished / "results/tiny/transfer/other/summary/summary.parquet")
+    row = summary[(summary["system"] == "tiny") & (summary["metric"] == "limits error")].iloc[0]
+    assert f"| limits error, mm | scan | all | {row['value']:.3f} |" in text
+    for entry in model.card["localizers"]:
+        assert entry["sha256"] in text
+    with pytest.raises(ConfigError, match=r"holds no model\.json"):
+        pack(finished / "results/tiny", config, "tiny", finished, recipe="tiny.yaml", device="CPU")
+
+
+@pytest.mark.parametrize(
+    ("systems", "transfer", "words"),
+    [
+        (["vertfrac", "zakharov2022"], {"other": {"cohort": {"kind": "phantom", "cases": 2}}}, "found 2 systems"),
+        (["vertfrac"], {}, "0 of them in transfer"),
+        (["vertfrac"], {"other": {"cohort": {"kind": "nifti", "folder": "x"}}}, "cohorts of kind nifti, phantom"),
+    ],
+)
+def test_a_recipe_is_of_phantoms_and_one_system(
+    tmp_path: Path, systems: list[str], transfer: dict[str, object], words: str
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    content = {"name": "r", "cohort": {"kind": "phantom", "cases": 8}, "systems": systems, "transfer": transfer}
+    recipe.write_text(yaml.safe_dump(content))
+    with pytest.raises(ConfigError, match=f"recipe.yaml: .*{words}"):
+        pretrain(recipe, tmp_path / "work", tmp_path / "out", cores=1, gpus=0, tell=print)
+    assert not (tmp_path / "work").exists()
+
+
+def test_the_recipe_of_the_shipped_model_is_one() -> None:
+    path = ROOT / "config" / "pretrain.yaml"
+    config = resolve(yaml.safe_load(path.read_text()), path.parent, str(path))
+    assert only_system(config, path) == "vertfrac-phantoms"
+    seeds = {config.cohort.seed, *(other.cohort.seed for other in config.transfer.values())}
+    assert len(seeds) == 1 + len(config.transfer), "phantoms to score on must be others"
 
 
 def test_second_call_does_nothing(finished: Path) -> None:

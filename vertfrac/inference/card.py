@@ -12,6 +12,8 @@ from vertfrac.files import read_json
 
 CARD = "model.json"
 FORMAT = 1
+PRETRAINED = Path(__file__).parent.parent / "pretrained"
+"""The model folder that comes with vertfrac."""
 
 _DECISIVE = ("name", "system", "slice_spacing_mm", "localizers", "detectors")
 
