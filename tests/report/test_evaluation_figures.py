@@ -17,6 +17,7 @@ from vertfrac.errors import TableError
 from vertfrac.report import figures
 from vertfrac.report.cohort import draw_comparison, draw_overlays
 from vertfrac.report.evaluation_figures import (
+    draw_doubt,
     draw_error_distribution,
     draw_expert_disagreement,
     draw_genant_agreement,
@@ -35,11 +36,12 @@ def _matches(systems: tuple[str, ...] = ("one", "_$two$"), count: int = 50) -> p
                 {
                     "system": system, "repeat": 0, "case": f"c{i // 2}", "expert": "e", "target": i, "vertebra": i,
                     "genant_target": truth, "genant": truth + rng.normal(0.01, 0.03),
-                    "center_error_mm": rng.gamma(2), "keypoint_error_mm": rng.gamma(3),
+                    "center_error_mm": rng.gamma(2), "keypoint_error_mm": rng.gamma(3), "score": 0.5 + i / (2 * count),
                 }
             )  # fmt: skip
         rows.append({"system": system, "repeat": 0, "case": "c0", "expert": "e", "target": 900, "genant_target": 0.1})
-        rows.append({"system": system, "repeat": 0, "case": "c1", "expert": "e", "vertebra": 901, "genant": 0.1})
+        spurious = {"vertebra": 901, "genant": 0.1, "score": 0.4}
+        rows.append({"system": system, "repeat": 0, "case": "c1", "expert": "e", **spurious})
     return tables.MATCHES.frame(rows)
 
 
@@ -48,6 +50,7 @@ def _curves(systems: tuple[str, ...] = ("one", "_$two$")) -> pd.DataFrame:
     return tables.CURVE_ERRORS.frame(rows)
 
 
+WRITTEN = {"agreement.png", "doubt.png", "errors.png", "roc.png"}
 TWELVE = (*(f"system-{i:02d}" for i in range(11)), "_$two$")
 
 
@@ -173,6 +176,32 @@ def test_systems_in_one_panel_differ_in_more_than_colour() -> None:
     assert len({line.get_marker() for line in lines}) == len(TWELVE)
 
 
+def test_doubt_shows_what_is_wrong_among_the_most_certain() -> None:
+    """Ten detections: the least certain one is none, and the next one's G is off."""
+    rows = [
+        {"system": "one", "vertebra": k, "target": k, "score": k / 10, "genant": 0.9, "genant_target": 0.9}
+        for k in range(1, 11)
+    ]
+    rows[0]["target"] = None
+    rows[1]["genant"] = 0.7
+    rows.append({"system": "one", "target": 11, "genant_target": 0.5})  # missed: no detection
+    reliability, invented, wrong = draw_doubt(tables.MATCHES.frame(rows)).axes
+    at, right = reliability.lines[0].get_data()
+    np.testing.assert_allclose(at, np.arange(1, 11) / 10)
+    np.testing.assert_allclose(right, [0] + [100] * 9)
+    kept, share = invented.lines[0].get_data()
+    np.testing.assert_allclose(kept, np.arange(10, 101, 10))
+    np.testing.assert_allclose(share, [0] * 9 + [10])
+    np.testing.assert_allclose(wrong.lines[0].get_data()[1], [0] * 8 + [100 / 9])
+    assert invented.lines[0].get_label() == "one: 1 of 10"
+    assert wrong.lines[0].get_label() == "one: 1 of 9"
+
+
+def test_doubt_has_a_line_per_system_and_none_for_experts() -> None:
+    for axes in draw_doubt(_matches((*TWELVE, "experts"))).axes:
+        assert len(axes.lines) == len(TWELVE)
+
+
 def test_experts_are_compared_only_with_each_other(tmp_path: Path) -> None:
     matches = _matches(("one", "experts"))
     bland, distances = draw_expert_disagreement(matches).axes
@@ -182,7 +211,7 @@ def test_experts_are_compared_only_with_each_other(tmp_path: Path) -> None:
     assert f"50 pairs\nmedian {pairs['center_error_mm'].median():.2f} mm" in _texts(distances)
     draw_comparison(matches, _curves(), tmp_path / "with")
     draw_comparison(_matches(), _curves(), tmp_path / "without")
-    assert {path.name for path in (tmp_path / "without").iterdir()} == {"agreement.png", "errors.png", "roc.png"}
+    assert {path.name for path in (tmp_path / "without").iterdir()} == WRITTEN
     assert (tmp_path / "with" / "experts.png").is_file()
 
 
@@ -210,11 +239,12 @@ def test_empty_tables_say_so(kind: str) -> None:
     assert [_texts(axes) for axes in draw_roc(matches).axes] == ["no matched vertebra"] * 2 + [
         "no annotated patient"
     ] * 2
+    assert {_texts(axes) for axes in draw_doubt(matches).axes} == {"no detection"}
 
 
 def test_empty_tables_are_written(tmp_path: Path) -> None:
     draw_comparison(*_empty("typed"), tmp_path)
-    assert len(list(tmp_path.iterdir())) == 3
+    assert len(list(tmp_path.iterdir())) == 4
 
 
 @pytest.mark.parametrize("systems", [("one",), TWELVE], ids=len)
@@ -242,7 +272,7 @@ def test_the_command_compares_systems_without_predictions_or_slices(tmp_path: Pa
     files = ["--matches", str(tmp_path / "a.parquet"), "--matches", str(tmp_path / "b.parquet")]
     result = CliRunner().invoke(main, ["figures", *files, "--out", str(tmp_path / "out")])
     assert result.exit_code == 0, result.output
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"agreement.png", "errors.png", "roc.png"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == WRITTEN
 
 
 def test_the_command_refuses_half_of_what_overlays_need(tmp_path: Path) -> None:

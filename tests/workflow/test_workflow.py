@@ -87,6 +87,7 @@ def test_every_target_is_made(finished: Path) -> None:
         "figures/tiny/agreement.png",
         "figures/tiny/errors.png",
         "figures/based/roc.png",
+        "figures/based/doubt.png",
         "figures/agreement.png",
         "summary/table-3.parquet",
         "transfer/other/summary/summary.md",

@@ -15,17 +15,18 @@ from vertfrac.geometry.curve import Curve
 from vertfrac.geometry.straighten import StraightSlice
 from vertfrac.imaging import read_image
 from vertfrac.report.evaluation_figures import has_experts
-from vertfrac.report.figures import error_distribution, expert_disagreement, genant_agreement, overlay, roc
+from vertfrac.report.figures import doubt, error_distribution, expert_disagreement, genant_agreement, overlay, roc
 
 
 def draw_comparison(matches: pd.DataFrame, curve_errors: pd.DataFrame, out: Path) -> None:
-    """Write agreement.png, errors.png and roc.png over all systems, and experts.png if experts are among them.
+    """Write agreement.png, errors.png, roc.png and doubt.png over all systems, and experts.png if there are experts.
 
     matches : rows of MATCHES. curve_errors : rows of CURVE_ERRORS, maybe none.
     """
     genant_agreement(out / "agreement.png", matches)
     error_distribution(out / "errors.png", matches, curve_errors)
     roc(out / "roc.png", matches)
+    doubt(out / "doubt.png", matches)
     if has_experts(matches):
         expert_disagreement(out / "experts.png", matches)
 

@@ -7,7 +7,7 @@ colour, a line style and a marker of its own, so that none is known by its colou
 from __future__ import annotations
 
 from textwrap import fill
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -289,6 +289,51 @@ def _roc(axes: Axes, rows: pd.DataFrame, systems: list[str], limit: float, nothi
     _key(axes, "AUC (positive of all)", 8 if len(systems) < 7 else 6.5)
 
 
+OFF = 0.1
+"""An error of G from which on a measured vertebra counts as wrong."""
+
+
+def draw_doubt(matches: pd.DataFrame) -> Figure:
+    """Draw whether scores say what is wrong; see ``figures.doubt``."""
+    found = matches.reindex(columns=["system", "target", "score", "genant_target", "genant"]).dropna(subset=["score"])
+    found = found[found["system"] != EXPERTS]
+    real = found["target"].notna()
+    off = (found["genant"] - found["genant_target"]).abs() > OFF
+    figure = _sheet(13.2, 4.8 + 0.17 * len(_names(found)))
+    figure.suptitle("All repeats pooled. Certain: of a high score", size=9, color=FAINT)
+    reliability, invented, wrong = figure.subplots(1, 3)
+    kept, bad_of_kept = "share kept, the most certain first, %", "of those kept, %"
+    _plain(reliability, "Detections that are vertebrae, by score", "score, mean of tenths", "share that is right, %")
+    _plain(invented, "Detections that are no vertebra", kept, bad_of_kept)
+    _plain(wrong, f"G off by more than {OFF}, of vertebrae", kept, bad_of_kept)
+    for axes, rows, bad in ((invented, found, ~real), (wrong, found[real], off[real])):
+        for i, (name, score, error) in enumerate(_scored(rows, bad)):
+            shares = 100 * np.cumsum(error[np.argsort(-score, kind="stable")]) / np.arange(1, len(error) + 1)
+            label = f"{fill(_shown(name), 32)}: {int(error.sum())} of {len(error)}"
+            axes.plot(100 * np.arange(1, len(error) + 1) / len(error), shares, label=label, **_stroke(i))
+        axes.set_xlim(0, 101)
+        axes.set_ylim(0)
+        _key(axes, "wrong of all", 8, below=True) if len(rows) else _note(axes, "no detection")
+    for i, (name, score, right) in enumerate(_scored(found, real)):
+        tenths = np.array_split(np.argsort(score, kind="stable"), min(10, len(score)))
+        at, share = ([float(values[part].mean()) for part in tenths] for values in (score, right))
+        marker = {"marker": _MARKERS[i % len(_MARKERS)], "ms": 5, "label": fill(_shown(name), 32)}
+        reliability.plot(at, 100 * np.array(share), **marker, **_stroke(i))
+    _key(reliability, "system", 8, below=True) if len(found) else _note(reliability, "no detection")
+    return figure
+
+
+def _scored(rows: pd.DataFrame, flag: pd.Series) -> list[tuple[str, Floats, Floats]]:
+    """Name, scores and a flag as 0 or 1 of each system's detections."""
+    parts = [(name, rows["system"].fillna("").astype(str) == name) for name in _names(rows)]
+    return [(name, rows["score"][part].to_numpy(np.float64), flag[part].to_numpy(np.float64)) for name, part in parts]
+
+
+def _stroke(number: int) -> dict[str, Any]:
+    colour = SYSTEM_COLOURS[number % len(SYSTEM_COLOURS)]
+    return {"color": colour, "ls": _LINES[number % len(_LINES)], "lw": 1.4, "zorder": 2}
+
+
 def has_experts(matches: pd.DataFrame) -> bool:
     """Whether some rows compare an expert with another."""
     return EXPERTS in _names(matches)
@@ -367,10 +412,11 @@ def _text(axes: Axes, text: str, side: Literal["left", "right"] = "left") -> Non
     )  # fmt: skip
 
 
-def _key(axes: Axes, title: str, size: float) -> None:
+def _key(axes: Axes, title: str, size: float, below: bool = False) -> None:
+    place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (0, -0.14)} if below else {"loc": "lower right"}
     legend = axes.legend(
-        title=title, title_fontsize=size, alignment="left", loc="lower right", fontsize=size, framealpha=0.85,
-        edgecolor="none", handlelength=3.2,
+        title=title, title_fontsize=size, alignment="left", fontsize=size, framealpha=0.85, edgecolor="none",
+        handlelength=3.2, **place,
     )  # fmt: skip
     for text in legend.get_texts():
         text.set_parse_math(False)

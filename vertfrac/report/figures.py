@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from vertfrac.geometry.straighten import StraightSlice
 from vertfrac.imaging import Image
 from vertfrac.report.evaluation_figures import (
+    draw_doubt,
     draw_error_distribution,
     draw_expert_disagreement,
     draw_genant_agreement,
@@ -23,7 +24,7 @@ from vertfrac.report.evaluation_figures import (
 from vertfrac.report.scan_figure import draw_overlay
 from vertfrac.report.style import GRADE_COLOURS, save
 
-__all__ = ["GRADE_COLOURS", "error_distribution", "expert_disagreement", "genant_agreement", "overlay", "roc"]
+__all__ = ["GRADE_COLOURS", "doubt", "error_distribution", "expert_disagreement", "genant_agreement", "overlay", "roc"]
 
 
 def overlay(
@@ -65,6 +66,14 @@ def roc(path: Path | str, matches: pd.DataFrame) -> None:
     matches : rows of MATCHES; those of several repeats are pooled into one curve.
     """
     save(path, draw_roc(matches))
+
+
+def doubt(path: Path | str, matches: pd.DataFrame) -> None:
+    """Whether what is wrong has low scores: a reliability curve, and what share is wrong of the most certain ones.
+
+    Wrong is a detection that is no vertebra, and a vertebra whose G is off by more than 0.1. matches : rows of MATCHES.
+    """
+    save(path, draw_doubt(matches))
 
 
 def expert_disagreement(path: Path | str, matches: pd.DataFrame) -> None:

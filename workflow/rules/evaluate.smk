@@ -164,6 +164,12 @@ rule figures:
             category="Figures",
             labels={"system": "{system}", "shows": "roc"},
         ),
+        doubt=report(
+            f"{RUN}/figures/{{system}}/doubt.png",
+            caption="../report/doubt.rst",
+            category="Figures",
+            labels={"system": "{system}", "shows": "doubt"},
+        ),
     log:
         f"{RUN}/logs/figures/{{system}}.log",
     benchmark:
@@ -207,6 +213,12 @@ rule comparison:
             caption="../report/roc.rst",
             category="Comparison",
             labels={"shows": "roc"},
+        ),
+        doubt=report(
+            f"{RUN}/figures/doubt.png",
+            caption="../report/doubt.rst",
+            category="Comparison",
+            labels={"shows": "doubt"},
         ),
     log:
         f"{RUN}/logs/comparison.log",

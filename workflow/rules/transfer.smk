@@ -199,6 +199,12 @@ use rule comparison as transfer_figures with:
             category="Transfer",
             labels={"shows": "roc"},
         ),
+        doubt=report(
+            f"{OTHER}/figures/doubt.png",
+            caption="../report/doubt.rst",
+            category="Transfer",
+            labels={"shows": "doubt"},
+        ),
     log:
         f"{RUN}/logs/transfer/{{cohort}}/figures.log",
     benchmark:
