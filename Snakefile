@@ -85,7 +85,7 @@ rule all:
     default_target: True
     input:
         f"{RUN}/summary/summary.md",
-        expand(f"{RUN}/models/{{system}}/model.json", system=CONFIG.systems),
+        expand(f"{RUN}/models/{{system}}", system=CONFIG.systems),
         expand(f"{RUN}/figures/{{system}}/agreement.png", system=CONFIG.systems),
         [f"{RUN}/figures/agreement.png"] if COMPARED > 1 else [],
         expand(f"{RUN}/transfer/{{cohort}}/summary/summary.md", cohort=CONFIG.transfer),

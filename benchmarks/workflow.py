@@ -75,9 +75,9 @@ def fake_outputs(folder: Path) -> None:
     for line in text.splitlines():
         path = folder / line.split("\t")[0]
         if "\t" in line and line.startswith("results/"):
-            shard = re.search(r"/(source|cohort)/\d+$", str(path))
-            (path if shard else path.parent).mkdir(parents=True, exist_ok=True)
-            if not shard:
+            folder_like = re.search(r"/(source|cohort)/\d+$|/models/[^/]+$", str(path))
+            (path if folder_like else path.parent).mkdir(parents=True, exist_ok=True)
+            if not folder_like:
                 path.touch()
     snakemake(folder, "--touch", "--forceall")
 

@@ -141,13 +141,14 @@ def test_the_report_is_made_without_a_warning_and_explains_every_figure(finished
         assert word not in (done.stdout + done.stderr).lower()
     page = (finished / "report.html").read_text()
     shown = sorted(path.stem for path in (ROOT / "workflow" / "report").glob("*.rst"))
-    assert shown == ["agreement", "errors", "roc", "summary", "workflow"]
+    assert shown == ["agreement", "doubt", "errors", "roc", "summary", "workflow"]
     for caption in (
         "graded in CT: run <em>tiny</em>",
         "as annotated, one point per matched vertebra of the system <em>based</em>",
         "as annotated, one point per matched vertebra of every system",
         "over the scans and vertebrae of the system <em>tiny</em>",
         "ROC curves of every system",
+        "Whether the scores of every system say what is wrong",
         "on held-out cases",
         "on the cohort <em>other</em>, without adaptation",
     ):
@@ -204,6 +205,20 @@ def test_the_recipe_of_the_shipped_model_is_one() -> None:
 
 def test_second_call_does_nothing(finished: Path) -> None:
     assert planned_rules(finished, TINY) == set()
+
+
+def test_a_change_is_carried_through_to_the_models(finished: Path, tmp_path: Path) -> None:
+    """Snakemake removes what a job will write again before it starts: what is left must not be in the job's way."""
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    fewer = changed(tmp_path, "fewer.yaml", "evaluation", "resamples", value=50)
+    before = json.loads((folder / "results/tiny/models/tiny/model.json").read_text())
+    done = snakemake(folder, config=fewer)
+    assert done.returncode == 0, done.stdout + done.stderr
+    after = json.loads((folder / "results/tiny/models/tiny/model.json").read_text())
+    assert after["localizers"] == before["localizers"]
+    assert after["scores"] != before["scores"]
+    assert planned_rules(folder, fewer) == set()
 
 
 def test_memory_grows_with_the_input_and_with_the_attempt(finished: Path) -> None:

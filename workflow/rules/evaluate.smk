@@ -247,7 +247,7 @@ rule export:
         cases=rules.merge.output.cases,
         summary=rules.summary.output.parquet,
     output:
-        f"{RUN}/models/{{system}}/model.json",
+        directory(f"{RUN}/models/{{system}}"),
     log:
         f"{RUN}/logs/export/{{system}}.log",
     benchmark:
@@ -262,9 +262,8 @@ rule export:
         detectors=as_options("detectors"),
         settings=lambda wildcards: canonical(CONFIG.systems[wildcards.system]),
         spacing=CONFIG.slices.spacing_mm,
-        out=subpath(output[0], parent=True),
         code=provenance("cli.export"),
     shell:
         "vertfrac export --system {wildcards.system} --settings {params.settings:q} --spacing {params.spacing}"
-        " {params.localizers} {params.detectors} --cases {input.cases} --summary {input.summary} --out {params.out}"
+        " {params.localizers} {params.detectors} --cases {input.cases} --summary {input.summary} --out {output}"
         " > {log} 2>&1"

@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from vertfrac import tables
+from vertfrac.cohorts.lungcancer500_json import NOMINAL_SPACING_MM
 from vertfrac.cohorts.phantom.generate import Phantom, case_name, make_phantom
 from vertfrac.cohorts.phantom.ingredients import choose
 from vertfrac.cohorts.phantom.template import read_templates
@@ -20,10 +21,10 @@ from vertfrac.imaging import Image, canonical
 def scans(
     cases: int,
     seed: int,
-    difficulty: str,
-    without: Sequence[str],
-    like: str | None,
-    like_spacing_mm: Sequence[float],
+    difficulty: str = "usual",
+    without: Sequence[str] = (),
+    like: str | None = None,
+    like_spacing_mm: Sequence[float] = NOMINAL_SPACING_MM,
 ) -> list[Scan]:
     """The phantoms of a cohort; see ``config.PhantomCohort``. Raises as `read_templates`."""
     make = partial(
