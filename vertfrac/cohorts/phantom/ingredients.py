@@ -18,7 +18,7 @@ MEANING: dict[str, str] = {
     "noise": "reconstruction kernel, correlated noise, streaks, of any dose",
     "variants": "11 or 13 thoracic and 4 or 6 lumbar vertebrae",
     "deformity": "scoliosis to 60 and kyphosis to 80 degrees, slipped vertebrae",
-    "collapse": "vertebrae crushed to a fifth of their height, with a vacuum cleft or a step of the cortex",
+    "collapse": "vertebrae crushed to a fifth of their height, vacuum clefts in broken ones",
     "wear": "bridging osteophytes, vacuum and calcified discs, pits in endplates, sclerosis beside discs, fused levels",
     "lesions": "lytic and sclerotic metastases, coarse haemangiomas, very dense and very thin bone",
     "metal": "screws and rods, cages, cement, prostheses, with beam hardening and starved rays",
