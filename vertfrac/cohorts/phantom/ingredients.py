@@ -21,7 +21,7 @@ MEANING: dict[str, str] = {
     "collapse": "vertebrae crushed to a fifth of their height, vacuum clefts in broken ones",
     "wear": "bridging osteophytes, vacuum and calcified discs, pits in endplates, sclerosis beside discs, fused levels",
     "lesions": "lytic and sclerotic metastases, coarse haemangiomas, very dense and very thin bone",
-    "metal": "screws and rods, cages, cement, prostheses, with beam hardening and starved rays",
+    "metal": "screws and rods, cages, cement; beam hardening and starved rays about all metal",
     "protocol": "slices of 0.5 to 5 mm with gaps or overlap, tilt, small and cut fields of view, cupping, saturation",
 }
 """All ingredients and what they stand for."""
