@@ -110,7 +110,12 @@ def kill(folder: Path, rule: str, wait_s: float, what: str) -> bool:
     if process.poll() is not None:
         return False
     if what == "job":
-        jobs[0].kill()
+        while process.poll() is None:  # one that has just ended by itself is no loss, the next one is
+            with suppress(psutil.NoSuchProcess):
+                jobs = [child for child in run.children(recursive=True) if child.name() != "bash"] or jobs
+                for job in jobs:
+                    job.kill()
+            time.sleep(0.05)
     else:
         (os.kill if what == "snakemake" else os.killpg)(process.pid, signal.SIGKILL)
     assert process.wait(timeout=300) != 0
