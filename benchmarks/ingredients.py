@@ -2,7 +2,7 @@
 
     python benchmarks/ingredients.py SCAN MASK --numbering totalsegmentator --out benchmarks/ingredients-cpu.csv
 
-Every model is trained by the recipe of the shipped one (config/pretrain.yaml) at a small budget, on phantoms of full
+Every model is trained by the recipe of config/pretrain.yaml at a small budget, on phantoms of full
 difficulty without one ingredient, and once on all; the phantoms that it is scored on have all. One scan and one seed
 say little: believe large differences only. A call that was stopped goes on where it was.
 """
@@ -31,7 +31,7 @@ TRAINING_ONLY = "appearance"
 
 
 def recipe(left_out: str, cases: int, steps: tuple[int, int]) -> dict[str, Any]:
-    """The recipe of the shipped model at a small budget and without something."""
+    """The recipe of config/pretrain.yaml at a small budget and without something."""
     config: dict[str, Any] = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
     config["name"] = f"without-{left_out}"
     config["cohort"] |= {"cases": cases, "without": [left_out] if left_out in MEANING else []}

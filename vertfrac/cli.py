@@ -128,7 +128,7 @@ def _end_with(caller: int) -> None:
 @main.command()
 @click.argument("scans", nargs=-1, required=True, type=PATH, metavar="SCAN...")
 @click.option("--out", type=PATH, required=True, help="folder for the results, one sub-folder per scan")
-@click.option("--model", type=PATH, help="folder of a trained model; default: the one that comes with vertfrac")
+@click.option("--model", type=PATH, help="folder of a trained model; default: the one in vertfrac/pretrained, if any")
 @_device
 @_threads
 def predict(scans: tuple[Path, ...], out: Path, model: Path | None, device: Device, threads: int | None) -> None:
@@ -198,10 +198,11 @@ def phantom(
         raise click.UsageError(f"--labels goes with --layout nifti or verse, found {layout}")
     if keypoints and kind != "verse":
         raise click.UsageError(f"--keypoints goes with --layout verse, found {layout}")
+    from vertfrac.cohorts.phantom.generate import Made
     from vertfrac.cohorts.phantom.ingredients import choose
     from vertfrac.cohorts.phantom.template import read_templates
 
-    made: dict[str, Any] = {
+    made: Made = {
         "cases": cases,
         "seed": seed,
         "shard": shard,
@@ -947,7 +948,7 @@ def export(
 def pretrain(config: Path, work: Path, cores: int, gpus: int, out: Path) -> None:
     """Train a model on phantoms alone, score it on others and write its folder with a card, README.md.
 
-    The model that comes with vertfrac was made so. A call that was stopped goes on where it was.
+    A call that was stopped goes on where it was.
     """
     from vertfrac.pretrain import pretrain as run
 

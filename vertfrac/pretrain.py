@@ -1,4 +1,4 @@
-"""The recipe of the model that comes with vertfrac: the workflow on phantoms, then its model folder with a card."""
+"""A model from phantoms alone: the workflow, then its model folder with a card."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vertfrac.errors import ConfigError, VertfracError
 from vertfrac.evaluation.run import scores_of
 from vertfrac.files import read_json, replacing_folder, write_json
 from vertfrac.inference.card import CARD
-from vertfrac.status import TRAINING, read_run
+from vertfrac.status import PLAN, TRAINING, read_run
 
 README = "README.md"
 SNAKEFILE = SHIPPED.parent / "Snakefile"
@@ -40,23 +40,27 @@ HEADLINES: tuple[tuple[str, str, str], ...] = (
 def pretrain(configuration: Path, work: Path, out: Path, *, cores: int, gpus: int, tell: Callable[[str], None]) -> None:
     """Run the workflow of a configuration of phantoms and one system; write its model with a card to ``out``.
 
-    work : folder for ``results/``. A call that was stopped goes on where it was. cores, gpus : what the workflow may
-    use. Raises ConfigError for a configuration with other cohorts or several systems, VertfracError if the workflow
-    fails.
+    work : folder for ``results/``. A call that was stopped, or killed, goes on where it was. cores, gpus : what the
+    workflow may use. Raises ConfigError for a configuration with other cohorts or several systems, VertfracError if the
+    workflow fails or is at work on the same run already.
     """
     config = resolve(read_yaml(configuration), configuration.parent, str(configuration))
     name = only_system(config, configuration)
     if not SNAKEFILE.is_file():
         raise ConfigError(f"{SNAKEFILE}: not there, expected vertfrac to run from a checkout of its repository")
+    run = work / "results" / config.name
+    if (run / PLAN).is_file() and read_run(run).going:
+        raise VertfracError(f"{run}: the workflow is at work there already, expected one call at a time")
     work.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "snakemake", "--snakefile", SNAKEFILE, "--directory", work]
     command += ["--configfile", configuration.absolute(), "--cores", cores, "--resources", f"gpu={gpus}"]
-    done = subprocess.run([*map(str, command), "--quiet", "rules", "--rerun-incomplete"], check=False)
+    # --nolock: a kill leaves Snakemake's lock of the folder behind; that of the run, above, ends with its holder
+    command += ["--quiet", "rules", "--rerun-incomplete", "--nolock"]
+    done = subprocess.run(list(map(str, command)), check=False)
     if done.returncode:
         raise VertfracError(
             f"{configuration}: the workflow ended with exit code {done.returncode}; the same command goes on from there"
         )
-    run = work / "results" / config.name
     pack(run, config, name, out, recipe=configuration.name, device="GPU" if gpus else "CPU")
     tell(f"{out}: {name}, {_megabytes(out):.1f} MB")
 
@@ -88,7 +92,9 @@ def pack(run: Path, config: Config, name: str, out: Path, *, recipe: str, device
         {
             "name": other,
             "settings": transfer.cohort.model_dump(mode="json"),
-            "scores": scores_of(_summary(run / "transfer" / other), name),
+            "scores": scores_of(
+                tables.read_table(run / "transfer" / other / "summary" / "summary.parquet", tables.SUMMARY), name
+            ),
         }
         for other, transfer in config.transfer.items()
     ]
@@ -100,10 +106,6 @@ def pack(run: Path, config: Config, name: str, out: Path, *, recipe: str, device
         (folder / README).write_text(_readme(card), encoding="utf-8")
         if _megabytes(folder) > LARGEST_MB:
             raise ConfigError(f"{source}: takes {_megabytes(folder):.1f} MB, expected {LARGEST_MB:g} MB or less")
-
-
-def _summary(folder: Path) -> Any:
-    return tables.read_table(folder / "summary" / "summary.parquet", tables.SUMMARY)
 
 
 def _megabytes(folder: Path) -> float:

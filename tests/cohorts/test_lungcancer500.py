@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +40,13 @@ def grades(keypoints: np.ndarray) -> Any:
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path, list[Phantom]]]:
     """Two phantoms as LungCancer-500 with annotations of 2022, the first also with those of 2020."""
-    make = cache(make_phantom)
+    phantoms = [make_phantom(3, index) for index in range(2)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lungcancer500, "make_phantom", make)
+        patch.setattr(lungcancer500, "make_phantoms", lambda cases, seed: enumerate(phantoms[:cases]))
         new, old = (tmp_path_factory.mktemp(name) for name in ("new", "old"))
         lungcancer500.write_lungcancer500(new, cases=2, seed=3)
         lungcancer500.write_lungcancer500(old, cases=1, seed=3, year=2020)
-        yield new, old, [make(3, 0), make(3, 1)]
+        yield new, old, phantoms
 
 
 def check(scan: Scan, phantom: Phantom) -> pd.DataFrame:

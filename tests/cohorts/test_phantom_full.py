@@ -56,6 +56,12 @@ def test_the_configuration_knows_all_ingredients() -> None:
     assert choose("full", ["metal", "wear"]) == FULL - {"metal", "wear"}
 
 
+def test_the_page_tells_what_the_ingredients_are() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "cohorts" / "phantom.md").read_text(encoding="utf-8")
+    rows = [f"| `{name}` | {'usual' if name in USUAL else 'full'} | {text} |" for name, text in MEANING.items()]
+    assert "\n".join(rows) in page
+
+
 @pytest.mark.parametrize(("difficulty", "without"), [("hard", []), ("full", ["bone"])])
 def test_unknown_names_are_refused(difficulty: str, without: list[str]) -> None:
     with pytest.raises(ConfigError, match=r"found the (difficulty 'hard'|ingredient 'bone'), expected one of \w+, "):

@@ -16,10 +16,11 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from filelock import FileLock
 
 from vertfrac import tables
 from vertfrac.config import resolve
-from vertfrac.errors import ConfigError
+from vertfrac.errors import ConfigError, VertfracError
 from vertfrac.inference.weights import load_model
 from vertfrac.pretrain import only_system, pack, pretrain
 
@@ -195,7 +196,18 @@ def test_a_recipe_is_of_phantoms_and_one_system(
     assert not (tmp_path / "work").exists()
 
 
-def test_the_recipe_of_the_shipped_model_is_one() -> None:
+def test_a_recipe_is_not_run_twice_at_a_time(finished: Path, tmp_path: Path) -> None:
+    one = yaml.safe_load(TINY.read_text())
+    del one["systems"]["based"]
+    (tmp_path / "one.yaml").write_text(yaml.safe_dump(one))
+    with (
+        FileLock(finished / "results/tiny/lock"),
+        pytest.raises(VertfracError, match=r"results/tiny: .* at work there"),
+    ):
+        pretrain(tmp_path / "one.yaml", finished, tmp_path / "out", cores=1, gpus=0, tell=print)
+
+
+def test_the_recipe_in_config_is_one() -> None:
     path = ROOT / "config" / "pretrain.yaml"
     config = resolve(yaml.safe_load(path.read_text()), path.parent, str(path))
     assert only_system(config, path) == "vertfrac-phantoms"

@@ -6,12 +6,13 @@ import csv
 import gzip
 import io
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Required, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -244,8 +245,9 @@ class SpineMasks:
 def make_masks(seed: int, index: int, spacing_mm: Sequence[float] = (1.0, 1.0, 1.0)) -> SpineMasks:
     """Label maps on any grid of the spine of phantom (seed, index), without painting a CT; a few seconds each.
 
-    The column, its keypoints and the z range are those of `make_phantom`; the arch and the osteophytes are drawn anew.
-    Voxels run along R, A and S; the box holds the spine with some margin. Raises ConfigError as `make_phantom`.
+    The column, its keypoints and the z range are those of the phantom of usual difficulty; the arch and the osteophytes
+    are drawn anew. Voxels run along R, A and S; the box holds the spine with some margin. Raises ConfigError as
+    `make_phantom`.
     """
     _check_numbers(seed, index)
     rng = np.random.default_rng([seed, index])
@@ -389,45 +391,50 @@ def _write_array(values: NDArray[Any], affine: Floats, path: Path) -> None:
     _replace_file(path, packed.getvalue())
 
 
-def phantom_indices(cases: int, seed: int, shard: tuple[int, int]) -> range:
-    """The phantoms k, k + n, k + 2 n, ... of a cohort, for the shard (k, n).
+class Made(TypedDict, total=False):
+    """Which phantoms of which cohort; shard (k, n) is k, k + n, k + 2 n, ..., the rest as in `make_phantom`."""
 
-    Raises ConfigError for a number of cases below 1, a negative seed or an impossible shard.
+    cases: Required[int]
+    seed: Required[int]
+    shard: tuple[int, int]
+    ingredients: Ingredients
+    templates: Sequence[Template]
+
+
+def make_phantoms(*, labels: bool = False, **made: Unpack[Made]) -> Iterator[tuple[int, Phantom]]:
+    """The phantoms of a cohort or a shard of it with their zero-based numbers, one after another.
+
+    Raises ConfigError at once for a number of cases below 1, a negative seed or an impossible shard.
     """
-    part, parts = shard
+    cases, seed, (part, parts) = made["cases"], made["seed"], made.get("shard", (0, 1))
     if cases < 1:
         raise ConfigError(f"the number of phantom cases must be 1 or more, got {cases}")
     if seed < 0:
         raise ConfigError(f"the phantom seed must be 0 or more, got {seed}")
     if parts < 1 or not 0 <= part < parts:
         raise ConfigError(f"a phantom shard (k, n) needs 0 <= k < n, got ({part}, {parts})")
-    return range(part, cases, parts)
+    make = partial(
+        make_phantom,
+        seed,
+        ingredients=made.get("ingredients", USUAL),
+        templates=made.get("templates", ()),
+        labels=labels,
+    )
+    return ((index, make(index)) for index in range(part, cases, parts))
 
 
-def write_phantoms(
-    out: Path,
-    *,
-    cases: int,
-    seed: int,
-    shard: tuple[int, int] = (0, 1),
-    ingredients: Ingredients = USUAL,
-    templates: Sequence[Template] = (),
-    labels: bool = False,
-) -> None:
-    """Write a cohort: `images/phantom-0001.nii.gz` ..., `annotations.csv`, `cases.csv`.
+def write_phantoms(out: Path, *, labels: bool = False, **made: Unpack[Made]) -> None:
+    """Write a cohort: `images/phantom-0001.nii.gz` ..., `annotations.csv`, `cases.csv`; of a shard, its part of them.
 
     labels : write the label maps of each scan too, `labels/phantom-0001.nii.gz` and `subregions/phantom-0001.nii.gz`.
-    shard : (k, n), write the cases k, k + n, k + 2 n, ... only; the two tables list these cases. ingredients,
-    templates : as in `make_phantom`.
-    Raises ConfigError for a number of cases below 1, a negative seed or an impossible shard.
+    Raises ConfigError as `make_phantoms`.
     """
-    indices = phantom_indices(cases, seed, shard)
+    phantoms = make_phantoms(labels=labels, **made)
     folder = Path(out) / "images"
     folder.mkdir(parents=True, exist_ok=True)
     annotations: list[list[object]] = []
     table: list[list[object]] = []
-    for index in indices:
-        phantom = make_phantom(seed, index, ingredients=ingredients, templates=templates, labels=labels)
+    for _, phantom in phantoms:
         image = folder / f"{phantom.case}.nii.gz"
         write_image(phantom, image)
         for kind, mask in (("labels", phantom.labels), ("subregions", phantom.subregions)):

@@ -10,21 +10,24 @@ Ingredients = frozenset[str]
 
 MEANING: dict[str, str] = {
     "arches": "pedicles, laminae, facets, transverse and spinous processes",
-    "thorax": "ribs, sternum, clavicles, scapulae and humeri",
+    "thorax": "ribs with cartilage, sternum, clavicles, scapulae, humeri; arms up or down",
     "pelvis": "sacral wings, coccyx, iliac wings, femora",
-    "head": "C1, C2, skull base, mandible, throat",
-    "organs": "lungs, airways, heart, vessels, organs and bowel of thorax and abdomen",
+    "head": "C1, C2, skull base, mandible, teeth, throat",
+    "organs": "lungs, airways, heart, vessels with and without contrast and calcium, liver, spleen, kidneys, "
+    "stomach, bowel with gas, bladder",
     "muscles": "erector and psoas muscles, fat planes",
-    "noise": "reconstruction kernel, correlated noise, streaks, of any dose",
-    "variants": "11 or 13 thoracic and 4 or 6 lumbar vertebrae",
-    "deformity": "scoliosis to 60 and kyphosis to 80 degrees, slipped vertebrae",
-    "collapse": "vertebrae crushed to a fifth of their height, vacuum clefts in broken ones",
-    "wear": "bridging osteophytes, vacuum and calcified discs, pits in endplates, sclerosis beside discs, fused levels",
-    "lesions": "lytic and sclerotic metastases, coarse haemangiomas, very dense and very thin bone",
-    "metal": "screws and rods, cages, cement; beam hardening and starved rays about all metal",
-    "protocol": "slices of 0.5 to 5 mm with gaps or overlap, tilt, small and cut fields of view, cupping, saturation",
+    "noise": "reconstruction kernels from soft to sharp, correlated noise of any dose, streaks of shoulders",
+    "variants": "11 or 13 thoracic vertebrae with as many ribs, 4 or 6 lumbar ones",
+    "deformity": "scoliosis to 60 degrees with rotation, kyphosis to 80, slipped lumbar vertebrae",
+    "collapse": "fractures down to a fifth of the height, vacuum clefts",
+    "wear": "bridging osteophytes (DISH), vacuum and calcified discs, pits in endplates with sclerotic "
+    "rims, sclerosis beside discs, fused levels",
+    "lesions": "lytic and sclerotic metastases, haemangiomas, very dense, very thin and very even bone",
+    "metal": "screws and rods, cages, cement; hardened beams and starved rays about all metal",
+    "protocol": "slices of 0.5 to 5 mm with gaps or overlap, tilted and small fields of view, cupping, soft "
+    "kernels, saturated values",
 }
-"""All ingredients and what they stand for."""
+"""All ingredients and what they stand for, as docs/cohorts/phantom.md tells it."""
 
 USUAL: Ingredients = frozenset(("arches", "thorax", "pelvis", "head", "organs", "muscles", "noise"))
 """Ingredients of a phantom of usual difficulty."""

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import numpy as np
 
-from vertfrac.cohorts.phantom.generate import Phantom, make_phantom, phantom_indices
-from vertfrac.cohorts.phantom.ingredients import USUAL, Ingredients
-from vertfrac.cohorts.phantom.template import Template
+from vertfrac.cohorts.phantom.generate import Made, Phantom, make_phantoms
 from vertfrac.files import write_json
 from vertfrac.geometry.grid import Grid
 from vertfrac.imaging import Image, canonical
@@ -20,25 +17,15 @@ Year = Literal[2020, 2022]
 EXPERT = "expert1"
 
 
-def write_lungcancer500(
-    out: Path,
-    *,
-    cases: int,
-    seed: int,
-    shard: tuple[int, int] = (0, 1),
-    ingredients: Ingredients = USUAL,
-    templates: Sequence[Template] = (),
-    year: Year = 2022,
-) -> None:
+def write_lungcancer500(out: Path, *, year: Year = 2022, **made: Unpack[Made]) -> None:
     """Write a cohort: ``images/phantom-0001/`` ... with DICOM files of opaque names, ``annotations/phantom-0001.json``.
 
     year : the format of the annotations, 2020 (points) or 2022 (segments and levels). Voxels are exact, so unlike in
-    the public files the six points of a vertebra that is turned do not share one column.
-    shard : (k, n), write the cases k, k + n, k + 2 n, ... only. ingredients, templates : as in `make_phantom`. Raises
-    ConfigError as `write_phantoms`.
+    the public files the six points of a vertebra that is turned do not share one column. made : the phantoms, as for
+    `make_phantoms`. Raises ConfigError as that.
     """
-    for index in phantom_indices(cases, seed, shard):
-        phantom = make_phantom(seed, index, ingredients=ingredients, templates=templates)
+    seed = made["seed"]
+    for index, phantom in make_phantoms(**made):
         image = canonical(Image(phantom.hu, Grid(phantom.hu.shape, phantom.affine), phantom.case))
         uid, grid = write_dicom(
             out / "images" / phantom.case,

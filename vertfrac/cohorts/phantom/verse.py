@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import pandas as pd
 
 from vertfrac import tables
 from vertfrac.cohorts.levels import LABEL_OF
-from vertfrac.cohorts.phantom.generate import Phantom, make_phantom, phantom_indices, write_image
-from vertfrac.cohorts.phantom.ingredients import USUAL, Ingredients
-from vertfrac.cohorts.phantom.template import Template
+from vertfrac.cohorts.phantom.generate import Made, Phantom, make_phantoms, write_image
 from vertfrac.cohorts.verse.centroids import CHALLENGE_AXES, directions, oriented
 from vertfrac.files import write_json
 from vertfrac.genant import genant_index, grade
@@ -28,27 +25,16 @@ GRADES = "grades.csv"
 
 
 def write_verse(
-    out: Path,
-    *,
-    cases: int,
-    seed: int,
-    shard: tuple[int, int] = (0, 1),
-    ingredients: Ingredients = USUAL,
-    templates: Sequence[Template] = (),
-    flat: bool = False,
-    subregions: bool = False,
-    keypoints: bool = False,
+    out: Path, *, flat: bool = False, subregions: bool = False, keypoints: bool = False, **made: Unpack[Made]
 ) -> None:
     """Write a cohort of phantoms verse001, verse002, ... with the folders of VerSe'19, and ``grades.csv``.
 
     flat : one folder per part with centroids in millimetres, as in the challenge; else by subject (BIDS) with centroids
-    in voxels. subregions : masks of body and arch too. keypoints : the exact ones too (``_seg-vert_kpt.csv``). shard :
-    (k, n), write the cases k, k + n, ... only, and their grades. ingredients, templates : as in ``make_phantom``.
-    Raises ConfigError as ``write_phantoms``.
+    in voxels. subregions : masks of body and arch too. keypoints : the exact ones too (``_seg-vert_kpt.csv``). made :
+    the phantoms, as for ``make_phantoms``; of a shard, its cases and their grades only. Raises ConfigError as that.
     """
     graded: list[dict[str, Any]] = []
-    for index in phantom_indices(cases, seed, shard):
-        phantom = make_phantom(seed, index, ingredients=ingredients, templates=templates, labels=True)
+    for index, phantom in make_phantoms(labels=True, **made):
         name, where = f"verse{index + 1:03d}", PARTS[index % len(PARTS)]
         _write_scan(Path(out) / f"dataset-verse19{where}", name, phantom, flat, subregions, keypoints)
         graded += [{"patient_id": f"sub-{name}", "scan_id": name, "split": where, **row} for row in _grades(phantom)]
