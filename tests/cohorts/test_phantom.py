@@ -229,6 +229,20 @@ def test_label_maps_agree_with_scan_and_keypoints(phantoms: list[Phantom]) -> No
     assert marked.hu[marked.labels > 0].mean() > plain.hu[marked.labels == 0].mean() + 200
 
 
+def test_the_sacrum_is_one_label_below_the_last_vertebra() -> None:
+    phantom = next(
+        p
+        for p in (make_phantom(SEED, index, labels=True, spacing_mm=3.0) for index in range(12))
+        if p.field == "lumbar"
+    ).stored_as(("R", "A", "S"))
+    assert phantom.labels is not None
+    assert phantom.subregions is not None
+    sacrum, last = phantom.labels == 26, phantom.labels == LEVELS.index(phantom.vertebrae[-1].level) + 3
+    assert np.nonzero(sacrum)[2].mean() < np.nonzero(last)[2].mean() - 10
+    assert set(np.unique(phantom.subregions[sacrum])) == {41, 49}
+    assert phantom.hu[sacrum & (phantom.subregions == 49)].mean() > 50
+
+
 def test_masks_alone_have_the_keypoints_of_the_phantom() -> None:
     masks, phantom = make_masks(SEED, 1, (2.0, 2.0, 2.0)), make_phantom(SEED, 1)
     shape = [v.keypoints - v.keypoints.mean(axis=0) for v in phantom.vertebrae]

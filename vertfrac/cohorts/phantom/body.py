@@ -15,6 +15,7 @@ from scipy.ndimage import gaussian_filter1d
 from vertfrac.cohorts.phantom.anatomy import Column, Vertebra
 from vertfrac.cohorts.phantom.canvas import Canvas
 from vertfrac.cohorts.phantom.look import Look
+from vertfrac.cohorts.phantom.vertebra import ARCH, SACRUM
 
 Floats = NDArray[np.float64]
 
@@ -483,12 +484,15 @@ def paint_pelvis(canvas: Canvas, body: Body, sacrum: list[Vertebra], rng: np.ran
         canvas.capsule(canal + v.rotation[:, 2] * 14, canal - v.rotation[:, 2] * 14, 8 * s, -10.0)
         for side in (-1.0, 1.0):
             wing = v.center + lateral * side * 0.62 * v.width - fore * 5 * s
-            canvas.ellipsoid(wing, radius, look.cortex * 0.7, v.rotation)
-            canvas.ellipsoid(wing, radius - 1.6, look.marrow * 0.8, v.rotation)
+            with canvas.marking(SACRUM, ARCH):
+                canvas.ellipsoid(wing, radius, look.cortex * 0.7, v.rotation)
+                canvas.ellipsoid(wing, radius - 1.6, look.marrow * 0.8, v.rotation)
             hole = v.center + lateral * side * 0.5 * v.width - v.rotation[:, 2] * 0.55 * v.height - fore * 4
             canvas.ellipsoid(hole, np.array([5, 9, 5]) * s, -20.0, v.rotation)
-            _bone(canvas, [wing - fore * 0.4 * v.depth, back], 4.5 * s, look)
-        _plate(canvas, back - fore * 3, np.array([5, 7, 11]) * s, v.rotation, look, 1.4)
+            with canvas.marking(SACRUM, ARCH):
+                _bone(canvas, [wing - fore * 0.4 * v.depth, back], 4.5 * s, look)
+        with canvas.marking(SACRUM, ARCH):
+            _plate(canvas, back - fore * 3, np.array([5, 7, 11]) * s, v.rotation, look, 1.4)
     down, fore = -sacrum[-1].rotation[:, 2], sacrum[-1].rotation[:, 1]
     place = sacrum[-1].center + down * 14 * s
     _bone(canvas, [place, place + down * 12, place + down * 24 + fore * 10], [8.0, 6.0, 4.0], look)

@@ -29,6 +29,7 @@ from vertfrac.cohorts.phantom.template import Template, grow
 from vertfrac.cohorts.phantom.vertebra import (
     ARCH,
     BODY,
+    SACRUM,
     Spot,
     canal_center,
     paint_arch,
@@ -77,8 +78,8 @@ class Phantom:
 
     `vertebrae` : whole ones from C3 to L5, superior first. `field` : what the scan covers; curvatures in degrees.
     `labels`, `subregions` : masks on the grid of `hu`, where asked for: the vertebra each voxel belongs to (VerSe
-    numbering, whole or cut) and its part (49 body, 41 arch). They say what was painted at the voxel's centre; the
-    sacrum is not in them.
+    numbering, whole or cut) and its part (49 body, 41 arch). They say what was painted at the voxel's centre. The
+    sacrum is one label, 26.
     """
 
     case: str
@@ -195,7 +196,7 @@ def _paint(
     for upper, lower in pairwise((*spine, *sacrum[:2])):
         paint_disc(canvas, upper, lower, look, rng)
     for v in sacrum:
-        paint_body(canvas, v, look, block, rng)
+        paint_body(canvas, v, look, block, rng, SACRUM)
     spots = disease.body_spots(spine, look, ingredients, rare)
     _paint_vertebrae(canvas, column, look, block, spurs, rng, "arches" in ingredients, spots)
     with canvas.only_if("wear" in ingredients):

@@ -18,6 +18,9 @@ Floats = NDArray[np.float64]
 BODY, ARCH = 49, 41
 """Codes of the vertebral body and of the arch in subregion masks, those of TPTBox (41-50, the body being 49 and 50)."""
 
+SACRUM = LABEL_OF["S1"]
+"""Label of the whole sacrum, without the coccyx."""
+
 
 def verse_label(vertebra: Vertebra) -> int:
     """Label of a vertebra in VerSe masks: 1-7 are C1-C7, 8-19 T1-T12, 20-25 L1-L6, 28 T13."""
