@@ -5,7 +5,7 @@ One module per group of commands; this one gathers them, so that a rule of the w
 once.
 """
 
-from vertfrac.cli.about import config_check, config_schema, status, tables_command
+from vertfrac.cli.about import completion, config_check, config_schema, predict_schema, status, tables_command
 from vertfrac.cli.archives import archive_list, archive_measure, archive_summary
 from vertfrac.cli.cohorts import cohort_check, cohort_schema, folds, index, ingest, merge, resample, slices
 from vertfrac.cli.group import main
@@ -20,6 +20,7 @@ __all__ = [
     "archive_summary",
     "cohort_check",
     "cohort_schema",
+    "completion",
     "config_check",
     "config_schema",
     "curves",
@@ -36,6 +37,7 @@ __all__ = [
     "merge",
     "phantom",
     "predict",
+    "predict_schema",
     "pretrain",
     "resample",
     "slices",

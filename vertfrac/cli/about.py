@@ -53,6 +53,34 @@ def tables_command() -> None:
     click.echo("\n".join(schema.as_markdown() for schema in ALL), nl=False)
 
 
+@main.command("predict-schema")
+def predict_schema() -> None:
+    """Print the JSON schema of the lines that ``vertfrac predict --json`` prints."""
+    import json
+
+    from vertfrac.report.scan_json import json_schema
+
+    click.echo(json.dumps(json_schema(), indent=2))
+
+
+@main.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the script by which a shell completes commands, options and file names of vertfrac.
+
+    \b
+    bash: vertfrac completion bash > ~/.local/share/bash-completion/completions/vertfrac
+    zsh:  vertfrac completion zsh > DIRECTORY/_vertfrac, with a DIRECTORY of $fpath
+    fish: vertfrac completion fish > ~/.config/fish/completions/vertfrac.fish
+    """
+    from click.shell_completion import ShellComplete, get_completion_class
+
+    kind = get_completion_class(shell)
+    assert kind is not None, "click has these three built in"
+    script = kind(main, {}, "vertfrac", "_VERTFRAC_COMPLETE")
+    click.echo(ShellComplete.source(script), nl=False)  # its own method would start a bash to look at its version
+
+
 @main.command("config-check")
 @click.argument("path", type=PATH)
 def config_check(path: Path) -> None:

@@ -13,31 +13,53 @@ from vertfrac.cli.group import main
 from vertfrac.cli.options import PATH, compute_on, device_option, path_option, shard_option, threads_option
 
 if TYPE_CHECKING:
+    from vertfrac.cli.watching import Style
     from vertfrac.models.device import Device
 
+EXIT_CODES = (
+    "Exit code: 0 all scans were measured; 1 a scan failed, or the model or OUT cannot be used; 2 the call is wrong."
+)
 
-@main.command()
+
+@main.command(epilog=EXIT_CODES)
 @click.argument("scans", nargs=-1, required=True, type=PATH, metavar="SCAN...")
 @click.option("--out", type=PATH, required=True, help="folder for the results, one sub-folder per scan")
 @click.option("--model", type=PATH, help="folder of a trained model; default: the one in vertfrac/pretrained, if any")
 @device_option
 @threads_option
-def predict(scans: tuple[Path, ...], out: Path, model: Path | None, device: Device, threads: int | None) -> None:
+@click.option("--json", "as_data", is_flag=True, help="print one JSON object per scan and line (predict-schema)")
+@click.option("-v", "--verbose", is_flag=True, help="print the time of each stage too")
+@click.option("-q", "--quiet", is_flag=True, help="print nothing but failures")
+def predict(
+    scans: tuple[Path, ...],
+    out: Path,
+    model: Path | None,
+    device: Device,
+    threads: int | None,
+    as_data: bool,
+    verbose: bool,
+    quiet: bool,
+) -> None:
     """Grade the vertebrae of CT scans: NIfTI files (.nii, .nii.gz) or DICOM folders.
 
     Each scan gets a folder in OUT with vertebrae.parquet, vertebrae.csv, curve.parquet, scan.json and overlay.png;
-    OUT/scans.parquet and OUT/scans.csv list all scans, failed ones with the reason. Exits with 1 if any scan failed.
+    OUT/scans.parquet and OUT/scans.csv list all scans, failed ones with the reason, and OUT/vertebrae.parquet and
+    OUT/vertebrae.csv all vertebrae. Prints a sentence and a table per scan; failures go to standard error.
     """
     from vertfrac.inference.card import PRETRAINED
 
     if model is None and not PRETRAINED.is_dir():
         raise click.UsageError("no model comes with this version of vertfrac, name one by --model")
+    if quiet and (as_data or verbose):
+        raise click.UsageError("--quiet goes with neither --json nor --verbose")
     chosen = compute_on(device, threads)
+    from vertfrac.cli.watching import Printing
     from vertfrac.inference.predict import predict_scans
 
-    if not predict_scans(
-        scans, out, model or PRETRAINED, device=chosen, tell=click.echo, warn=lambda line: click.echo(line, err=True)
-    ):
+    style: Style = "json" if as_data else "quiet" if quiet else "verbose" if verbose else "usual"
+    with Printing(len(scans), style) as printing:
+        succeeded = predict_scans(scans, out, model or PRETRAINED, device=chosen, watcher=printing)
+    if not succeeded:
         sys.exit(1)
 
 
