@@ -36,9 +36,9 @@ def bar_wanted(file: IO[str]) -> bool:
     return file.isatty() and os.environ.get("TERM") not in ("dumb", "unknown") and not os.environ.get("NO_COLOR")
 
 
-def say(out: Console, text: str, style: str = "") -> None:
-    """One line of plain text, never wrapped, with what a terminal would obey taken out."""
-    out.print(Text(printable(text), style=style), soft_wrap=True)
+def say(out: Console, text: str, style: str = "", *, wrap: bool = False) -> None:
+    """Plain text, with what a terminal would obey taken out; one line, which only a terminal may wrap between words."""
+    out.print(Text(printable(text), style=style), soft_wrap=not (wrap and out.is_terminal))
 
 
 def show_scan(out: Console, case: str, sentence: str, vertebrae: pd.DataFrame) -> None:
@@ -46,7 +46,7 @@ def show_scan(out: Console, case: str, sentence: str, vertebrae: pd.DataFrame) -
 
     vertebrae : rows of the table VERTEBRAE of one scan.
     """
-    say(out, f"{case}: {sentence}", "bold")
+    say(out, f"{case}: {sentence}", "bold", wrap=True)
     if len(vertebrae):
         out.print(scan_table(vertebrae))
         out.print()
@@ -57,7 +57,7 @@ def scan_table(vertebrae: pd.DataFrame) -> Table:
 
     vertebrae : rows of the table VERTEBRAE of one scan. What is not graded is dim.
     """
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     table.add_column("vertebra", no_wrap=True)
     for name in (*(f"{height}\nmm" for height in HEIGHTS), "G"):
         table.add_column(name, justify="right", no_wrap=True)
