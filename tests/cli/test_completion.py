@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -28,7 +29,7 @@ def completions(shell: str, line: str, unfinished: str) -> list[str]:
     position = unfinished if shell == "fish" else str(len(line.split()))
     environment = {"_VERTFRAC_COMPLETE": f"{shell}_complete", "COMP_WORDS": words, "COMP_CWORD": position}
     result = CliRunner().invoke(main, [], prog_name="vertfrac", env=environment)
-    return result.output.replace(",", "\n").split("\n")
+    return re.split(r"[,\t\n]", result.output)
 
 
 @pytest.mark.parametrize("shell", SHELLS)
