@@ -37,6 +37,7 @@ def vertebrae(points: np.ndarray, **changes: Any) -> pd.DataFrame:
 def line(row: dict[str, Any], found: pd.DataFrame, **more: Any) -> dict[str, Any]:
     text = scan_line(row, found, **{"warnings": [], "stages": {}, "folder": None, **more})
     assert "\n" not in text
+    assert text.isascii()
     value: dict[str, Any] = json.loads(text)
     jsonschema.validate(value, json_schema())
     return value

@@ -6,6 +6,7 @@ The pydantic models here are the definition; ``docs/predict.schema.json`` is exp
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -103,7 +104,7 @@ def scan_line(
     stages: Mapping[str, float],
     folder: Path | None,
 ) -> str:
-    """One scan as one line of JSON, without a line break at its end.
+    """One scan as one line of JSON in ASCII, which any terminal or pipe takes, without a line break at its end.
 
     row : of the table SCAN_RESULTS. vertebrae : its rows of the table VERTEBRAE. stages : seconds by stage. folder :
     where its files are.
@@ -120,7 +121,7 @@ def scan_line(
         stages=dict(stages),
         folder=None if folder is None else str(folder),
     )
-    return line.model_dump_json()
+    return json.dumps(line.model_dump(mode="json"), allow_nan=False)
 
 
 def _vertebra(row: Mapping[Any, Any], keypoints: list[list[float]]) -> VertebraLine:
