@@ -95,10 +95,14 @@ def write_csv(path: Path | str, data: pd.DataFrame) -> None:
 
     A text that a spreadsheet would run as a formula gets an apostrophe in front, which `read_table` takes off again.
     """
-    texts = data.select_dtypes("string")
-    safe = data.assign(**{str(name): texts[name].str.replace(_FORMULA, r"'\g<0>", regex=True) for name in texts})
     with replacing(path) as temporary:
-        safe.to_csv(temporary, index=False, float_format="%.4f")
+        _with_texts(data, _FORMULA, r"'\g<0>").to_csv(temporary, index=False, float_format="%.4f")
+
+
+def _with_texts(data: pd.DataFrame, pattern: re.Pattern[str], new: str) -> pd.DataFrame:
+    """A table with a pattern replaced in all its texts."""
+    texts: list[str] = list(data.select_dtypes("string").columns)
+    return data.assign(**{name: data[name].str.replace(pattern, new, regex=True) for name in texts})
 
 
 _FORMULA = re.compile(r"^'*[=+\-@\t\r]")
@@ -122,8 +126,7 @@ def read_table(path: Path | str, schema: Schema) -> pd.DataFrame:
     if absent:
         raise TableError(f"{path}: column {absent[0]} is missing, expected the columns {', '.join(required)}")
     if path.suffix == ".csv":
-        texts = data.select_dtypes("string")
-        data = data.assign(**{str(name): texts[name].str.replace(_QUOTED, "", regex=True) for name in texts})
+        data = _with_texts(data, _QUOTED, "")
     try:
         return _typed(schema, data)
     except TableError as error:

@@ -108,7 +108,8 @@ def _values(image: Any) -> NDArray[Any]:
     import nibabel
 
     stored = image.dataobj
-    if not nibabel.is_proxy(stored):  # an image that was made from an array
+    is_proxy: Any = nibabel.is_proxy  # has no types
+    if not is_proxy(stored):  # an image that was made from an array
         return np.asarray(stored)
     if (stored.slope, stored.inter) == (1, 0):
         unscaled: NDArray[Any] = stored.get_unscaled()
