@@ -46,7 +46,7 @@ def recipe(left_out: str, cases: int, steps: tuple[int, int]) -> dict[str, Any]:
 
 def on_real(model: Path, scan: Path, mask: Path, numbering: str) -> dict[str, Any]:
     """Whole vertebrae of the scan found, those that are near, rulers elsewhere, and errors."""
-    _, found = predict_scan("scan", scan, load_model(model, torch.device("cpu")), None)
+    _, found, *_ = predict_scan("scan", scan, load_model(model, torch.device("cpu")), None)
     table = compared(found, reference(mask, numbering)).reindex(
         columns=["level", "map", "found", "center_mm", "genant", "genant_map"]
     )

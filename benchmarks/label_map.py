@@ -79,7 +79,7 @@ def compared(found: pd.DataFrame, truth: list[MaskVertebra]) -> pd.DataFrame:
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="folder for the scan's results")
 def main(scan: Path, mask: Path, model: Path, numbering: str, out: Path) -> None:
     """Compare the vertebrae of SCAN with those of its label map MASK."""
-    row, found = predict_scan("scan", scan, load_model(model, torch.device("cpu")), out)
+    row, found, *_ = predict_scan("scan", scan, load_model(model, torch.device("cpu")), out)
     if row["status"] != "ok":
         raise SystemExit(f"{scan}: {row['reason']}")
     table = compared(found, reference(mask, numbering))

@@ -68,13 +68,20 @@ def unused():
     "late.py": "from vertfrac import step\n\nVALUE = 1\nregister = []\nregister.append(VALUE)\n",
     "apart.py": "VALUE = 1\n",
     "config.py": "DEFAULT = 1\n",
-    "cli.py": '''import click
+    "cli/__init__.py": "from vertfrac.cli.steps import other_command, run\n",
+    "cli/group.py": '''import click
+
+from vertfrac import step
 
 
 @click.group()
 @click.version_option(step.__version__)
 def main():
     """All."""
+''',
+    "cli/steps.py": """import click
+
+from vertfrac.cli.group import main
 
 
 @main.command()
@@ -88,7 +95,7 @@ def run(x):
 @main.command("other")
 def other_command():
     run("x")
-''',
+""",
     "geometry/__init__.py": "",
     "geometry/shapes.py": "def area(x):\n    return x * x\n",
     "deep/__init__.py": "from vertfrac.deep.inner import FACTOR, IDLE\n",
@@ -175,13 +182,13 @@ def test_changed_by_what_runs(root: Path, edit: Edit, name: str, old: str, new: 
 
 def test_a_subcommand_counts_for_its_own_step_without_help_texts_and_group(root: Path, edit: Edit) -> None:
     run, other = (provenance.code_hash(f"cli.{name}") for name in ("run", "other_command"))
-    edit("cli.py", "what to square", "the number to square")
-    edit("cli.py", "step.__version__", "step.LIMIT")
+    edit("cli/steps.py", "what to square", "the number to square")
+    edit("cli/group.py", "step.__version__", "step.LIMIT")
     assert provenance.code_hash("cli.run") == run
-    edit("cli.py", 'run("x")', 'run("y")')
+    edit("cli/steps.py", 'run("x")', 'run("y")')
     assert provenance.code_hash("cli.run") == run
     assert provenance.code_hash("cli.other_command") != other
-    edit("cli.py", "area(x)", "area(x + 1)")
+    edit("cli/steps.py", "area(x)", "area(x + 1)")
     assert provenance.code_hash("cli.run") != run
 
 
@@ -243,8 +250,8 @@ def test_what_cannot_be_followed_is_refused(root: Path, edit: Edit, line: str) -
 
 
 def commands() -> list[str]:
-    tree = ast.parse((REAL / "cli.py").read_text(encoding="utf-8"))
-    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in (REAL / "cli").glob("*.py")]
+    functions = [node for tree in trees for node in tree.body if isinstance(node, ast.FunctionDef)]
     return [node.name for node in functions if any(map(provenance._registers, node.decorator_list))]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,24 @@ def test_csv_there_and_back_to_four_decimals(tmp_path: Path) -> None:
     tables.write_csv(tmp_path / "table.csv", rows)
     read = tables.read_table(tmp_path / "table.csv", tables.ANNOTATIONS)
     pd.testing.assert_frame_equal(read, rows, rtol=0, atol=5e-5)
+
+
+FORMULAS = ["=1+1", "+x", "-7", "@SUM(A1)", "\tx", "'=x", "''-y", "'tis", "'", "a=b", "007", ""]
+
+
+def test_no_text_is_a_formula_in_a_csv_and_every_text_comes_back(tmp_path: Path) -> None:
+    rows = tables.SCANS.frame([{"case": str(n), "image": text} for n, text in enumerate(FORMULAS)])
+    tables.write_csv(tmp_path / "table.csv", rows)
+    with (tmp_path / "table.csv").open(newline="") as file:
+        cells = [row[1] for row in csv.reader(file)]
+    assert not [cell for cell in cells if cell[:1] in "=+-@\t\r" and cell]
+    read = tables.read_table(tmp_path / "table.csv", tables.SCANS)
+    assert read["image"].fillna("").tolist() == FORMULAS
+
+
+def test_a_negative_number_stays_a_number_in_a_csv(tmp_path: Path) -> None:
+    tables.write_csv(tmp_path / "table.csv", annotation_rows().assign(anterior_superior_x=-1.5))
+    assert ",-1.5000," in (tmp_path / "table.csv").read_text()
 
 
 @pytest.mark.parametrize("ending", ["parquet", "csv"])

@@ -155,7 +155,7 @@ def _module(name: str) -> _Module:
     for node in ast.parse(path.read_text(encoding="utf-8"), str(path)).body:
         if isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "__name__ == '__main__'"):
             continue
-        imports = _clean(node, path, texts=name == _CLI)
+        imports = _clean(node, path, texts=f"{name}.".startswith(f"{_CLI}."))
         if isinstance(node, ast.Import | ast.ImportFrom):
             module.imports.update(imports)
             continue

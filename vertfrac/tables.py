@@ -7,6 +7,7 @@ carries the meanings, and ``docs/tables.md`` is printed from here (``vertfrac ta
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,9 +91,22 @@ def write_table(path: Path | str, schema: Schema, rows: Iterable[dict[str, Any]]
 
 
 def write_csv(path: Path | str, data: pd.DataFrame) -> None:
-    """Write a data frame as CSV with four decimals, atomically."""
+    """Write a data frame as CSV with four decimals, atomically.
+
+    A text that a spreadsheet would run as a formula gets an apostrophe in front, which `read_table` takes off again.
+    """
     with replacing(path) as temporary:
-        data.to_csv(temporary, index=False, float_format="%.4f")
+        _with_texts(data, _FORMULA, r"'\g<0>").to_csv(temporary, index=False, float_format="%.4f")
+
+
+def _with_texts(data: pd.DataFrame, pattern: re.Pattern[str], new: str) -> pd.DataFrame:
+    """A table with a pattern replaced in all its texts."""
+    texts: list[str] = list(data.select_dtypes("string").columns)
+    return data.assign(**{name: data[name].str.replace(pattern, new, regex=True) for name in texts})
+
+
+_FORMULA = re.compile(r"^'*[=+\-@\t\r]")
+"""How a text begins that spreadsheets take for a formula (OWASP, CSV injection), with apostrophes in front."""
 
 
 def read_table(path: Path | str, schema: Schema) -> pd.DataFrame:
@@ -111,10 +125,16 @@ def read_table(path: Path | str, schema: Schema) -> pd.DataFrame:
     absent = [name for name in required if name not in data.columns]
     if absent:
         raise TableError(f"{path}: column {absent[0]} is missing, expected the columns {', '.join(required)}")
+    if path.suffix == ".csv":
+        data = _with_texts(data, _QUOTED, "")
     try:
         return _typed(schema, data)
     except TableError as error:
         raise TableError(f"{path}: {error}") from error
+
+
+_QUOTED = re.compile(r"^'(?='*[=+\-@\t\r])")
+"""The apostrophe that `write_csv` has put in front of a formula."""
 
 
 def read_tables(paths: Sequence[Path | str], schema: Schema) -> pd.DataFrame:
@@ -452,8 +472,10 @@ SCAN_RESULTS = Schema(
         Column("worst_grade", INT, "", "largest Genant grade over the vertebrae with status ok"),
         Column("smallest_genant", FLOAT, "", "smallest G over the vertebrae with status ok"),
         Column("warnings", STRING, "", "what is unusual or was not graded, separated by '; '; missing if failed"),
+        Column("sentence", STRING, "", "what was found, or why nothing was, as one sentence in plain words"),
         Column("seconds", FLOAT, "s", "wall time"),
     ),
+    required=("case", "source", "status"),
 )
 
 BENCHMARKS = Schema(

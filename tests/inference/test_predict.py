@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -214,8 +216,8 @@ def test_predict_writes_the_promised_files(tmp_path: Path, scan: Path, model: Pa
     succeeded, _ = _predict([scan], tmp_path / "out", model)
     assert succeeded
     assert {p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*") if p.is_file()} == {
-        "scans.parquet", "scans.csv", "one/vertebrae.parquet", "one/vertebrae.csv", "one/curve.parquet",
-        "one/scan.json", "one/overlay.png",
+        "scans.parquet", "scans.csv", "vertebrae.parquet", "vertebrae.csv", "one/vertebrae.parquet",
+        "one/vertebrae.csv", "one/curve.parquet", "one/scan.json", "one/overlay.png",
     }  # fmt: skip
 
 
@@ -227,6 +229,45 @@ def test_the_scan_table_agrees_with_the_vertebrae(tmp_path: Path, scan: Path, mo
     assert len(measured) > 0
     assert (row["vertebrae"], row["worst_grade"]) == (len(measured), measured["grade"].max())
     assert row["smallest_genant"] == measured["genant"].min()
+
+
+def test_the_table_of_all_vertebrae_is_those_of_the_scans(tmp_path: Path, scan: Path, model: Path) -> None:
+    other = scan.with_name("two.nii.gz")
+    other.write_bytes(scan.read_bytes())
+    _predict([scan, scan.with_name("missing.nii"), other], tmp_path / "out", model)
+    parts = [tmp_path / "out" / case / "vertebrae.parquet" for case in ("one", "two")]
+    both = tables.read_table(tmp_path / "out" / "vertebrae.parquet", tables.VERTEBRAE)
+    pd.testing.assert_frame_equal(both, tables.read_tables(parts, tables.VERTEBRAE))
+    columns = (tmp_path / "out" / "vertebrae.csv").read_text().splitlines()
+    assert columns[0] == (tmp_path / "out" / "one" / "vertebrae.csv").read_text().splitlines()[0]
+    assert len(columns) == 1 + len(both)
+
+
+def test_the_sentence_of_a_scan_is_in_its_row_and_on_its_card(tmp_path: Path, scan: Path, model: Path) -> None:
+    missing = scan.with_name("missing.nii")
+    _, said = _predict([scan, missing], tmp_path / "out", model)
+    rows = tables.read_table(tmp_path / "out" / "scans.parquet", tables.SCAN_RESULTS)
+    sentence = json.loads((tmp_path / "out" / "one" / "scan.json").read_text())["sentence"]
+    assert rows["sentence"].tolist() == [sentence, f"Not measured: {rows['reason'][1].removeprefix(f'{missing}: ')}."]
+    assert sentence.startswith(f"{rows['vertebrae'][0]} vertebrae measured; ")
+    assert said[0] == f"one: {sentence}"
+
+
+@pytest.mark.parametrize("name", ["scans.parquet", "vertebrae.csv"])
+def test_no_folder_of_a_scan_is_in_the_way_of_a_table(tmp_path: Path, scan: Path, model: Path, name: str) -> None:
+    other = scan.rename(scan.with_name(f"{name}.nii.gz"))
+    assert _predict([other], tmp_path / "out", model)[0]
+    assert (tmp_path / "out" / f"{name}-2" / "scan.json").is_file()
+
+
+def test_a_name_that_is_no_text_is_replaced(tmp_path: Path, model: Path) -> None:
+    """A byte that is no UTF-8, which no table can hold, and a sign that a terminal would obey."""
+    name = Path(os.fsdecode(b"sc\xffn\x1b[31m.nii"))
+    _, said = _predict([tmp_path / name], tmp_path / "out", model)
+    row = tables.read_table(tmp_path / "out" / "scans.parquet", tables.SCAN_RESULTS).iloc[0]
+    assert row["source"] == f"{tmp_path}/sc\ufffdn\ufffd[31m.nii"
+    assert row["source"] in row["reason"]
+    assert said[0].isprintable()
 
 
 def test_a_missing_scan_has_its_row_and_the_others_go_on(tmp_path: Path, scan: Path, model: Path) -> None:

@@ -5,5 +5,15 @@ more than a second, which commands that read no scan should not pay.
 """
 
 from vertfrac.imaging.image import Image, canonical, case_name, read_image, read_series, write_nifti
+from vertfrac.imaging.memory import image_from_array, image_from_nibabel
 
-__all__ = ["Image", "canonical", "case_name", "read_image", "read_series", "write_nifti"]
+__all__ = [
+    "Image",
+    "canonical",
+    "case_name",
+    "image_from_array",
+    "image_from_nibabel",
+    "read_image",
+    "read_series",
+    "write_nifti",
+]

@@ -67,7 +67,7 @@ def read_image(path: Path | str) -> Image:
         values, world_from_index, found = read_nifti(path)
     else:
         raise ImageError(f"{path}: {_why_neither(path)}")
-    return _image(values, world_from_index, found, path)
+    return image_of(values, world_from_index, found, str(path))
 
 
 def read_series(files: Sequence[Path], where: Path) -> tuple[Image, Stack]:
@@ -77,17 +77,22 @@ def read_series(files: Sequence[Path], where: Path) -> tuple[Image, Stack]:
     tells. Raises ImageError, with a message of one line, for anything but the slices of one 3D CT scan.
     """
     values, stack, found = read_dicom_files(files, where)
-    return _image(values, stack.world_from_index, found, where), stack
+    return image_of(values, stack.world_from_index, found, str(where)), stack
 
 
-def _image(values: NDArray[Any], world_from_index: NDArray[np.float64], found: Sequence[str], path: Path) -> Image:
-    hu, mended = _as_hounsfield(values, path)
+def image_of(values: NDArray[Any], world_from_index: NDArray[np.float64], found: Sequence[str], source: str) -> Image:
+    """The canonical image of stored values (i, j, k) and the (4, 4) affine from their index to world RAS+ mm.
+
+    found : warnings of the reader. Raises ImageError, naming the source, for values that cannot be Hounsfield units and
+    for an affine that cannot be one.
+    """
+    hu, mended = _as_hounsfield(values, source)
     try:
         grid = Grid(hu.shape, world_from_index)
     except GeometryError as error:
-        raise ImageError(f"{path}: {error}") from error
+        raise ImageError(f"{source}: {error}") from error
     doubts = (*found, *mended, *_doubts(hu, grid))
-    return canonical(Image(hu, grid, str(path), doubts))
+    return canonical(Image(hu, grid, source, doubts))
 
 
 def canonical(image: Image) -> Image:
@@ -148,7 +153,7 @@ def _why_neither(path: Path) -> str:
     return f"neither NIfTI by name nor a folder, {expected}"
 
 
-def _as_hounsfield(values: NDArray[Any], source: Path) -> tuple[NDArray[Any], list[str]]:
+def _as_hounsfield(values: NDArray[Any], source: str) -> tuple[NDArray[Any], list[str]]:
     """Values as int16 where that loses nothing, else float32, with NaN and infinity replaced by air."""
     warnings = []
     if values.dtype.kind == "f":

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import IOBase
 from pathlib import Path
 from typing import IO, Any, cast
@@ -28,25 +30,46 @@ def read_nifti(path: Path) -> tuple[NDArray[Any], NDArray[np.float64], list[str]
     Raises ImageError, with a message of one line, for a file that is damaged, not 3D, not real-valued, or without
     a usable spacing and orientation.
     """
-    from nibabel.filebasedimages import ImageFileError
-    from nibabel.spatialimages import HeaderDataError
-
-    expected = "expected a 3D NIfTI image"
-    try:
+    with _named(str(path)):
         size = path.stat().st_size
         if size == 0:
-            raise ImageError(f"{path}: empty file (0 bytes), {expected}")
+            raise ImageError(f"{path}: empty file (0 bytes), {_EXPECTED}")
         zipped = path.name.lower().endswith(".gz")
         with gzip.open(path) if zipped else path.open("rb") as stream:
             return _read_stream(cast(IO[bytes], stream), path, size * (_MOST_DEFLATE_SHRINKS if zipped else 1))
+
+
+def unpack_nifti(image: Any, source: str) -> tuple[NDArray[Any], NDArray[np.float64], list[str]]:
+    """What `read_nifti` returns of a file, of an image that nibabel has loaded or made: a Nifti1Image or Nifti2Image.
+
+    The image stays as it is, its cache too. Raises ImageError as `read_nifti` does; what nibabel has mended while
+    loading, such as a negative spacing, can no longer be seen.
+    """
+    with _named(source):
+        shape, _ = _checked_layout(image.header, source)
+        _check_placement(image.header, source)
+        return _content(image, shape, source)
+
+
+_EXPECTED = "expected a 3D NIfTI image"
+
+
+@contextmanager
+def _named(source: str) -> Iterator[None]:
+    """What goes wrong while a source is read, as an ImageError of one line that names it."""
+    from nibabel.filebasedimages import ImageFileError
+    from nibabel.spatialimages import HeaderDataError
+
+    try:
+        yield
     except FileNotFoundError as error:
-        raise ImageError(f"{path}: no such file, {expected}") from error
+        raise ImageError(f"{source}: no such file, {_EXPECTED}") from error
     except gzip.BadGzipFile as error:
-        raise ImageError(f"{path}: not gzip data or damaged ({one_line(error)}), {expected}") from error
+        raise ImageError(f"{source}: not gzip data or damaged ({one_line(error)}), {_EXPECTED}") from error
     except (EOFError, zlib.error) as error:
-        raise ImageError(f"{path}: truncated or damaged gzip data ({one_line(error)}), {expected}") from error
+        raise ImageError(f"{source}: truncated or damaged gzip data ({one_line(error)}), {_EXPECTED}") from error
     except (OSError, ValueError, HeaderDataError, ImageFileError) as error:
-        raise ImageError(f"{path}: cannot be read ({one_line(error)}), {expected}") from error
+        raise ImageError(f"{source}: cannot be read ({one_line(error)}), {_EXPECTED}") from error
 
 
 def _read_stream(stream: IO[bytes], path: Path, most_bytes: int) -> tuple[NDArray[Any], NDArray[np.float64], list[str]]:
@@ -56,25 +79,44 @@ def _read_stream(stream: IO[bytes], path: Path, most_bytes: int) -> tuple[NDArra
     image_type = _image_type(stream, path)
     # unchecked first: nibabel mends some headers silently, such as negative spacing
     header: Any = image_type.header_class.from_fileobj(stream, check=False)
-    shape, bytes_needed = _checked_layout(header, path)
+    shape, bytes_needed = _checked_layout(header, str(path))
     if bytes_needed > most_bytes:
         raise ImageError(f"{path}: truncated, at most {most_bytes} bytes, expected {bytes_needed} for shape {shape}")
-    _check_placement(header, path)
+    _check_placement(header, str(path))
 
     stream.seek(0)
     holder = nibabel.FileHolder(filename=str(path), fileobj=cast(IOBase, stream))
     image: Any = image_type.from_file_map({"image": holder}, mmap=False)
-    affine = np.array(image.affine, dtype=np.float64)
-    if not np.isfinite(affine).all():
-        raise ImageError(f"{path}: affine holds NaN or infinity, expected a finite one")
-    warnings = _placement_doubts(image.header, affine)
-    proxy = image.dataobj
-    # float32 holds what a CT needs at half the memory of nibabel's float64
-    values = proxy.get_unscaled() if (proxy.slope, proxy.inter) == (1, 0) else image.get_fdata(dtype=np.float32)
+    content = _content(image, shape, str(path))
     while stream.read(1 << 20):  # gzip checks its checksum only at the end
         pass
-    affine[:3] *= _MM_PER_UNIT.get(int(header["xyzt_units"]) & _UNIT_BITS, 1.0)
-    return values.reshape(shape, order="A"), affine, warnings
+    return content
+
+
+def _content(
+    image: Any, shape: tuple[int, int, int], source: str
+) -> tuple[NDArray[Any], NDArray[np.float64], list[str]]:
+    affine = np.array(image.affine, dtype=np.float64)
+    if not np.isfinite(affine).all():
+        raise ImageError(f"{source}: affine holds NaN or infinity, expected a finite one")
+    warnings = _placement_doubts(image.header, affine)
+    affine[:3] *= _MM_PER_UNIT.get(int(image.header["xyzt_units"]) & _UNIT_BITS, 1.0)
+    return _values(image).reshape(shape, order="A"), affine, warnings
+
+
+def _values(image: Any) -> NDArray[Any]:
+    import nibabel
+
+    stored = image.dataobj
+    is_proxy: Any = nibabel.is_proxy  # has no types
+    if not is_proxy(stored):  # an image that was made from an array
+        return np.asarray(stored)
+    if (stored.slope, stored.inter) == (1, 0):
+        unscaled: NDArray[Any] = stored.get_unscaled()
+        return unscaled
+    # float32 holds what a CT needs at half the memory of nibabel's float64
+    scaled: NDArray[Any] = image.get_fdata(caching="unchanged", dtype=np.float32)
+    return scaled
 
 
 def _image_type(stream: IO[bytes], path: Path) -> Any:
@@ -95,32 +137,36 @@ def _image_type(stream: IO[bytes], path: Path) -> Any:
     raise ImageError(f"{path}: no NIfTI signature, expected a 3D NIfTI image")
 
 
-def _checked_layout(header: Any, path: Path) -> tuple[tuple[int, int, int], int]:
+def _checked_layout(header: Any, source: str) -> tuple[tuple[int, int, int], int]:
     """The 3D shape and the bytes that header and voxels need."""
     dims = int(header["dim"][0])
     if not 1 <= dims <= 7:
-        raise ImageError(f"{path}: damaged header (dim[0] is {dims}), expected a 3D image")
+        raise ImageError(f"{source}: damaged header (dim[0] is {dims}), expected a 3D image")
     shape = tuple(int(n) for n in header["dim"][1 : dims + 1])
     if len(shape) < 3 or min(shape[:3]) < 2 or any(n != 1 for n in shape[3:]):
-        raise ImageError(f"{path}: found {dims}D of shape {shape}, expected a 3D image with at least 2 voxels an axis")
+        raise ImageError(
+            f"{source}: found {dims}D of shape {shape}, expected a 3D image with at least 2 voxels an axis"
+        )
     try:
         dtype = header.get_data_dtype()
     except Exception as error:  # nibabel raises several kinds here, among them KeyError
-        raise ImageError(f"{path}: unknown data type code {int(header['datatype'])}, expected real numbers") from error
+        raise ImageError(
+            f"{source}: unknown data type code {int(header['datatype'])}, expected real numbers"
+        ) from error
     if dtype.kind not in "iuf":
         name = header.get_value_label("datatype")
-        raise ImageError(f"{path}: found {name} voxels, expected one real number for each")
+        raise ImageError(f"{source}: found {name} voxels, expected one real number for each")
     i, j, k = shape[:3]
     return (i, j, k), int(header["vox_offset"]) + i * j * k * dtype.itemsize
 
 
-def _check_placement(header: Any, path: Path) -> None:
+def _check_placement(header: Any, source: str) -> None:
     """Refuse a header that does not say how large a voxel is and where it lies."""
     spacing = header["pixdim"][1:4].astype(float)
     if not (np.isfinite(spacing).all() and (spacing > 0).all()):
-        raise ImageError(f"{path}: voxel spacing {_listed(spacing)}, expected three finite positive numbers")
+        raise ImageError(f"{source}: voxel spacing {_listed(spacing)}, expected three finite positive numbers")
     if int(header["sform_code"]) <= 0 and int(header["qform_code"]) <= 0:
-        raise ImageError(f"{path}: no orientation (sform and qform codes are 0), expected at least one to be set")
+        raise ImageError(f"{source}: no orientation (sform and qform codes are 0), expected at least one to be set")
 
 
 def _placement_doubts(header: Any, affine: NDArray[np.float64]) -> list[str]:

@@ -156,6 +156,7 @@ def _holds(row: Row, wanted: Row, *, pictures: bool, retry: bool) -> bool:
 def _measure(wanted: Row, model: Model, folders: Path | None, warn: Callable[[str], None]) -> Row:
     """The line of the journal for one scan, whatever happens to it."""
     from vertfrac.inference.predict import predict_scan
+    from vertfrac.report.sentence import failure_sentence
 
     case, source = wanted["case"], wanted["source"]
     folder = None if folders is None else folders / case
@@ -163,13 +164,15 @@ def _measure(wanted: Row, model: Model, folders: Path | None, warn: Callable[[st
     vertebrae: list[Row] = []
     if source is None:
         row = {"status": "failed", "reason": f"case {case} has no image, expected a NIfTI file or a DICOM folder"}
+        row["sentence"] = failure_sentence(row["reason"])
     else:
         try:
-            row, found = predict_scan(case, Path(source), model, folder)
-            vertebrae = _records(tables.VERTEBRAE.frame(found))
+            outcome = predict_scan(case, Path(source), model, folder)
+            row, vertebrae = outcome.row, _records(tables.VERTEBRAE.frame(outcome.vertebrae))
         except Exception as error:  # a defect that one scan brings out must not cost the others of the shard
             warn(traceback.format_exc())
             row = {"status": "failed", "reason": f"{type(error).__name__}: {one_line(error)}"}
+            row["sentence"] = failure_sentence(row["reason"], source)
     if row["status"] != "ok":
         warn(f"{case}: failed: {row['reason']}")
     drawn = folder is not None and row["status"] == "ok"

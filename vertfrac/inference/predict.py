@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import nibabel
 import numpy
@@ -15,13 +15,41 @@ import torch
 from vertfrac import __version__, tables
 from vertfrac.errors import VertfracError
 from vertfrac.files import replacing_folder, write_json
-from vertfrac.genant import GRADES
 from vertfrac.imaging import Image, case_name, read_image
-from vertfrac.imaging.messages import one_line
+from vertfrac.imaging.messages import one_line, printable
 from vertfrac.inference.held_out import curve_rows
 from vertfrac.inference.scan import ScanResult, analyse, worst
 from vertfrac.inference.weights import Model, load_model
 from vertfrac.report.figures import overlay
+from vertfrac.report.sentence import failure_sentence, scan_sentence
+
+RESERVED = ("scans.parquet", "scans.csv", "vertebrae.parquet", "vertebrae.csv", "report.html")
+"""Files in the folder of results: no scan's own folder may be called so."""
+
+
+class Outcome(NamedTuple):
+    """What came of one scan.
+
+    row : its row of SCAN_RESULTS. vertebrae : its rows of VERTEBRAE, none if it failed. warnings : what is unusual
+    about it or was not graded. seconds : by stage, none if it failed. folder : where its files are; None if it failed
+    or none were asked for.
+    """
+
+    row: dict[str, Any]
+    vertebrae: pd.DataFrame
+    warnings: tuple[str, ...]
+    seconds: dict[str, float]
+    folder: Path | None
+
+
+class Watcher(Protocol):
+    """Who follows a call of `predict_scans`."""
+
+    def begin(self, case: str) -> None:
+        """A scan is about to be read."""
+
+    def done(self, outcome: Outcome) -> None:
+        """A scan was measured, or failed."""
 
 
 def predict_scans(
@@ -30,34 +58,45 @@ def predict_scans(
     model: Path,
     *,
     device: torch.device,
-    tell: Callable[[str], None],
-    warn: Callable[[str], None] | None = None,
+    tell: Callable[[str], None] | None = None,
+    watcher: Watcher | None = None,
 ) -> bool:
     """Measure scans one after the other; returns whether all of them succeeded.
 
-    A scan that fails keeps its row in ``out/scans.parquet`` and ``out/scans.csv`` with status and reason. tell :
-    receives one line per scan, or ``warn``, where given, if the scan failed. Raises ModelError if the model folder is
-    unusable.
+    A scan that fails keeps its row in ``out/scans.parquet`` and ``out/scans.csv`` with status and reason; the vertebrae
+    of all scans are in ``out/vertebrae.parquet`` and ``out/vertebrae.csv``. tell : receives one line per scan. Raises
+    ModelError if the model folder is unusable.
     """
     trained = load_model(model, device)
     out.mkdir(parents=True, exist_ok=True)
     names = _distinct([case_name(path) for path in scans])
     rows: list[dict[str, Any]] = []
+    vertebrae = [tables.VERTEBRAE.frame([])]
     for case, path in zip(names, scans, strict=True):
-        row, _ = predict_scan(case, path, trained, out / case)
-        if row["status"] == "ok":
-            tell(_sentence(case, row))
-        else:
-            (warn or tell)(f"{case}: failed: {row['reason']}")
-        rows.append(row)
+        if watcher is not None:
+            watcher.begin(case)
+        outcome = predict_scan(case, path, trained, out / case)
+        if watcher is not None:
+            watcher.done(outcome)
+        if tell is not None:
+            tell(as_line(outcome.row))
+        rows.append(outcome.row)
+        vertebrae.append(outcome.vertebrae)
     written = tables.write_table(out / "scans.parquet", tables.SCAN_RESULTS, rows)
     tables.write_csv(out / "scans.csv", written)
+    written = tables.write_table(out / "vertebrae.parquet", tables.VERTEBRAE, pd.concat(vertebrae))
+    tables.write_csv(out / "vertebrae.csv", written.drop(columns=["repeat", "fold"]))
     return all(row["status"] == "ok" for row in rows)
+
+
+def as_line(row: dict[str, Any]) -> str:
+    """A row of SCAN_RESULTS as one line: the case and its sentence, or the whole reason why it failed."""
+    return f"{row['case']}: " + (row["sentence"] if row["status"] == "ok" else f"failed: {row['reason']}")
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
     """Names made unique by a running number, so that two scans of one name never share a folder."""
-    taken: set[str] = set()
+    taken = set(RESERVED)
     result = []
     for name in names:
         unique, number = name, 2
@@ -68,13 +107,15 @@ def _distinct(names: Sequence[str]) -> list[str]:
     return result
 
 
-def predict_scan(case: str, path: Path, model: Model, folder: Path | None) -> tuple[dict[str, Any], pd.DataFrame]:
-    """Measure one scan: its row of SCAN_RESULTS and its rows of VERTEBRAE. A failure is told in the row, not raised.
+def predict_scan(case: str, path: Path, model: Model, folder: Path | None) -> Outcome:
+    """Measure one scan. A failure is told in the row, not raised.
 
     folder : where the scan's own tables, its card and its overlay go; None writes nothing.
     """
     start = time.perf_counter()
-    vertebrae = tables.VERTEBRAE.frame([])
+    vertebrae, source = tables.VERTEBRAE.frame([]), printable(path)
+    seconds: dict[str, float] = {}
+    warnings: tuple[str, ...] = ()
     try:
         image = read_image(path)
         reading = time.perf_counter() - start
@@ -83,16 +124,23 @@ def predict_scan(case: str, path: Path, model: Model, folder: Path | None) -> tu
         except VertfracError as error:
             raise type(error)(f"{path}: {error}") from error
         found = result.vertebrae.assign(case=case, system=model.name)
+        writing = time.perf_counter()
         if folder is not None:
-            _write_folder(folder, case, path, image, result, found, model, reading)
+            write_folder(folder, case, path, image, result, found, model, reading)
         vertebrae = found
         row = {"status": "ok", "reason": "", **worst(vertebrae), "warnings": "; ".join(result.warnings)}
+        row["sentence"] = scan_sentence(vertebrae)
+        warnings = result.warnings
+        written = {} if folder is None else {"write": round(time.perf_counter() - writing, 4)}
+        seconds = {"read": round(reading, 4), **result.seconds, **written}
     except (VertfracError, OSError) as error:
-        row = {"status": "failed", "reason": one_line(error)}
-    return {"case": case, "source": str(path), **row, "seconds": time.perf_counter() - start}, vertebrae
+        reason = printable(one_line(error))
+        row = {"status": "failed", "reason": reason, "sentence": failure_sentence(reason, source)}
+    row = {"case": case, "source": source, **row, "seconds": time.perf_counter() - start}
+    return Outcome(row, vertebrae, warnings, seconds, folder if row["status"] == "ok" else None)
 
 
-def _write_folder(
+def write_folder(
     out: Path,
     case: str,
     path: Path,
@@ -102,6 +150,11 @@ def _write_folder(
     model: Model,
     reading: float,
 ) -> None:
+    """Write the folder of one scan, all of it or nothing.
+
+    vertebrae : those of the result with case and system. reading : seconds that it took to read the image. Raises
+    ConfigError if the folder holds something else.
+    """
     with replacing_folder(out, marker="scan.json") as folder:
         written = tables.write_table(folder / "vertebrae.parquet", tables.VERTEBRAE, vertebrae)
         tables.write_csv(folder / "vertebrae.csv", written.drop(columns=["repeat", "fold"]))
@@ -122,7 +175,8 @@ def _scan_card(case: str, path: Path, image: Image, result: ScanResult, model: M
     statuses = result.vertebrae["status"]
     return {
         "case": case,
-        "source": str(path),
+        "source": printable(path),
+        "sentence": scan_sentence(result.vertebrae),
         "shape": list(image.grid.shape),
         "spacing_mm": [round(float(mm), 4) for mm in image.grid.spacing_mm],
         **worst(result.vertebrae),
@@ -140,13 +194,3 @@ def _scan_card(case: str, path: Path, image: Image, result: ScanResult, model: M
         "device": str(model.device),
         "seconds": {"read": reading, **result.seconds},
     }
-
-
-def _sentence(case: str, row: dict[str, Any]) -> str:
-    if not row["vertebrae"]:
-        return f"{case}: vertebrae were found, but none could be measured"
-    noun = "vertebra" if row["vertebrae"] == 1 else "vertebrae"
-    return (
-        f"{case}: {row['vertebrae']} {noun} measured, worst grade {row['worst_grade']} "
-        f"({GRADES[row['worst_grade']]}), smallest G {row['smallest_genant']:.2f}"
-    )

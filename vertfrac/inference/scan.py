@@ -102,6 +102,12 @@ def _warnings(image: Image, vertebrae: pd.DataFrame) -> tuple[str, ...]:
     spacing = float(image.grid.spacing_mm[2])
     if spacing > 3.0:
         found.append(f"slices are {spacing:.1f} mm apart: heights are uncertain, expected at most 3 mm")
+    return (*found, *ungraded(vertebrae))
+
+
+def ungraded(vertebrae: pd.DataFrame) -> tuple[str, ...]:
+    """Which vertebrae of a scan were not graded and why, one line for each status; what its sentence says too."""
+    found = []
     for status, words in (
         ("partial", "not graded, at the edge of the scan"),
         ("low_score", "not graded, seen with too little certainty"),

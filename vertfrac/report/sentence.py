@@ -1,0 +1,88 @@
+"""What was found in a scan, as one sentence in plain words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from vertfrac.genant import GRADES, grade
+
+_UNGRADED = {
+    "partial": "at the edge of the scan not graded",
+    "low_score": "seen with too little certainty not graded",
+    "not_measured": "found, but not measurable",
+}
+"""What is said of vertebrae by their status, in this order."""
+
+
+def scan_sentence(vertebrae: pd.DataFrame) -> str:
+    """The vertebrae of one scan in words: how many were measured, which are fractured, which were not graded and why.
+
+    vertebrae : rows of the table VERTEBRAE of one scan, maybe none. "14 vertebrae measured; moderate fracture (grade 2,
+    G 0.70) at vertebra 9; 2 vertebrae at the edge of the scan not graded."
+    """
+    measured = vertebrae[vertebrae["status"] == "ok"]
+    parts = [f"{_count(len(measured))} measured" if len(measured) else "No vertebra measured"]
+    parts += _fractures(measured)
+    for status, words in _UNGRADED.items():
+        if count := int((vertebrae["status"] == status).sum()):
+            parts.append(f"{_count(count)} {words}")
+    return "; ".join(parts) + "."
+
+
+def failure_sentence(reason: str, source: str = "") -> str:
+    """Why a scan was not measured, in words; without the path of the scan, by which a message begins."""
+    words = reason.removeprefix(f"{source}: ") if source else reason
+    return f"Not measured: {words.rstrip('.')}."
+
+
+def genant_text(index: float) -> str:
+    """The Genant index with two decimals, or with as many more as it takes to have the grade of the index itself."""
+    for digits in range(2, 7):
+        text = f"{index:.{digits}f}"
+        if grade(float(text)) == grade(index):
+            return text
+    return repr(float(index))
+
+
+def _fractures(measured: pd.DataFrame) -> list[str]:
+    """What is said of the measured vertebrae by grade, the worst first; of a scan without fracture that there is none.
+
+    Of several vertebrae only the smallest G is told.
+    """
+    if measured.empty:
+        return []
+    found = []
+    for severity in range(len(GRADES) - 1, 0, -1):
+        rows = measured[measured["grade"] == severity]
+        if rows.empty:
+            continue
+        many = len(rows) > 1
+        noun = f"{len(rows)} {GRADES[severity]} fractures" if many else f"{GRADES[severity]} fracture"
+        smallest = f"{'smallest ' if many else ''}G {genant_text(rows['genant'].min())}"
+        found.append(f"{noun} (grade {severity}, {smallest}) at {_places(rows)}")
+    if found:
+        return found
+    least = measured.loc[[measured["genant"].idxmin()]]
+    where = f"smallest G {genant_text(least['genant'].min())}, {_places(least)}" if len(measured) > 1 else (
+        f"G {genant_text(least['genant'].min())}"
+    )  # fmt: skip
+    return [f"no fracture ({where})"]
+
+
+def _places(rows: pd.DataFrame) -> str:
+    """Vertebrae by level where it is known, else by number: "vertebrae 3 and 5", "T12 and vertebra 9"."""
+    levels = rows["level"].fillna("").tolist()
+    numbers = [str(number) for number in rows["vertebra"]]
+    if not any(levels):
+        return f"{'vertebra' if len(numbers) == 1 else 'vertebrae'} {_listed(numbers)}"
+    return _listed([level or f"vertebra {number}" for level, number in zip(levels, numbers, strict=True)])
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
+def _count(number: int) -> str:
+    return f"{number} {'vertebra' if number == 1 else 'vertebrae'}"
