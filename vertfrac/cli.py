@@ -134,8 +134,9 @@ def _end_with(caller: int) -> None:
 def predict(scans: tuple[Path, ...], out: Path, model: Path | None, device: Device, threads: int | None) -> None:
     """Grade the vertebrae of CT scans: NIfTI files (.nii, .nii.gz) or DICOM folders.
 
-    Each scan gets a folder in OUT with vertebrae.parquet, vertebrae.csv, curve.parquet, scan.json and overlay.png;
-    OUT/scans.parquet and OUT/scans.csv list all scans, failed ones with the reason. Exits with 1 if any scan failed.
+    Each scan gets a folder in OUT with vertebrae.parquet, vertebrae.csv, curve.parquet, rulers.mrk.json, scan.json and
+    overlay.png; OUT/scans.parquet and OUT/scans.csv list all scans, failed ones with the reason. Exits with 1 if any
+    scan failed.
     """
     from vertfrac.inference.card import PRETRAINED
 

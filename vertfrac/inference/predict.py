@@ -21,6 +21,7 @@ from vertfrac.imaging.messages import one_line
 from vertfrac.inference.held_out import curve_rows
 from vertfrac.inference.scan import ScanResult, analyse, worst
 from vertfrac.inference.weights import Model, load_model
+from vertfrac.report import slicer
 from vertfrac.report.figures import overlay
 
 
@@ -107,6 +108,7 @@ def _write_folder(
         tables.write_csv(folder / "vertebrae.csv", written.drop(columns=["repeat", "fold"]))
         spine = result.spine
         tables.write_table(folder / "curve.parquet", tables.CURVES, curve_rows(case, spine.curve, spine.probability))
+        slicer.write_scan(folder / "rulers.mrk.json", vertebrae, spine.curve)
         overlay(
             folder / "overlay.png",
             image=image,
