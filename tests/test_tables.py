@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import re
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,8 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from vertfrac import tables
 from vertfrac.errors import TableError
@@ -75,6 +79,37 @@ def test_csv_there_and_back_to_four_decimals(tmp_path: Path) -> None:
     tables.write_csv(tmp_path / "table.csv", rows)
     read = tables.read_table(tmp_path / "table.csv", tables.ANNOTATIONS)
     pd.testing.assert_frame_equal(read, rows, rtol=0, atol=5e-5)
+
+
+FORMULAS = (
+    "=cmd|' /C calc'!A0", "+1+1", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "\uff1d1+1", "=HYPERLINK(\"http://x\")",
+    "-0.2 of 1",
+)  # fmt: skip
+HARMLESS = ("007", "-1", "+1.5e-3", "-", "a=b", "'quoted'", "x\ny", "ü \"x\"; 'y'", "'", "''=x", "'=x", "'-1")
+
+
+def test_no_cell_of_a_csv_is_a_formula_and_all_come_back(tmp_path: Path) -> None:
+    rows = tables.SCAN_RESULTS.frame(
+        [{"case": f"c{i}", "source": text, "smallest_genant": -0.5} for i, text in enumerate(FORMULAS + HARMLESS)]
+        + [{}]
+    )
+    tables.write_csv(tmp_path / "t.csv", rows)
+    with (tmp_path / "t.csv").open(encoding="utf-8", newline="") as file:
+        cells = [line["source"] for line in csv.DictReader(file)]
+    assert cells[: len(FORMULAS)] == [f"'{text}" for text in FORMULAS]
+    assert cells[len(FORMULAS) : -4] == list(HARMLESS[:-3])
+    read = tables.read_table(tmp_path / "t.csv", tables.SCAN_RESULTS)
+    pd.testing.assert_frame_equal(read, rows)
+
+
+@settings(deadline=None)
+@given(st.lists(st.text(st.sampled_from("=+-@\t\r\n' a1.\uff1d"), min_size=1), min_size=1))
+def test_any_text_survives_a_csv(texts: list[str]) -> None:
+    rows = tables.SCANS.frame([{"case": text, "image": "i"} for text in texts])
+    with tempfile.TemporaryDirectory() as folder:
+        tables.write_csv(Path(folder) / "t.csv", rows)
+        read = tables.read_table(Path(folder) / "t.csv", tables.SCANS)
+    assert read["case"].tolist() == texts
 
 
 @pytest.mark.parametrize("ending", ["parquet", "csv"])

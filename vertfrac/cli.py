@@ -129,9 +129,15 @@ def _end_with(caller: int) -> None:
 @click.argument("scans", nargs=-1, required=True, type=PATH, metavar="SCAN...")
 @click.option("--out", type=PATH, required=True, help="folder for the results, one sub-folder per scan")
 @click.option("--model", type=PATH, help="folder of a trained model; default: the one in vertfrac/pretrained, if any")
+@click.option(
+    "--dicom", is_flag=True,
+    help="write measurements.dcm (structured report) and overlay.dcm (secondary capture) too; for DICOM folders only",
+)  # fmt: skip
 @_device
 @_threads
-def predict(scans: tuple[Path, ...], out: Path, model: Path | None, device: Device, threads: int | None) -> None:
+def predict(
+    scans: tuple[Path, ...], out: Path, model: Path | None, dicom: bool, device: Device, threads: int | None
+) -> None:
     """Grade the vertebrae of CT scans: NIfTI files (.nii, .nii.gz) or DICOM folders.
 
     Each scan gets a folder in OUT with vertebrae.parquet, vertebrae.csv, curve.parquet, rulers.mrk.json, scan.json and
@@ -146,7 +152,13 @@ def predict(scans: tuple[Path, ...], out: Path, model: Path | None, device: Devi
     from vertfrac.inference.predict import predict_scans
 
     if not predict_scans(
-        scans, out, model or PRETRAINED, device=chosen, tell=click.echo, warn=lambda line: click.echo(line, err=True)
+        scans,
+        out,
+        model or PRETRAINED,
+        device=chosen,
+        tell=click.echo,
+        warn=lambda line: click.echo(line, err=True),
+        dicom=dicom,
     ):
         sys.exit(1)
 

@@ -4,6 +4,6 @@ nibabel, pydicom and highdicom are imported inside the functions that read or wr
 more than a second, which commands that read no scan should not pay.
 """
 
-from vertfrac.imaging.image import Image, canonical, case_name, read_image, read_series, write_nifti
+from vertfrac.imaging.image import Image, canonical, case_name, is_nifti, read_image, read_series, write_nifti
 
-__all__ = ["Image", "canonical", "case_name", "read_image", "read_series", "write_nifti"]
+__all__ = ["Image", "canonical", "case_name", "is_nifti", "read_image", "read_series", "write_nifti"]

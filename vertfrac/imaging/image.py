@@ -34,6 +34,7 @@ class Image:
     source : the file or folder it was read from, or the name of what made it.
     warnings : what a reader had to assume or mend, one sentence each.
     stored_axes : where the array axes pointed to in the file, such as "LPS"; "" where it was never a file.
+    files : of a DICOM series the files of its slices, upwards along their normal; else empty.
 
     Raises ImageError if ``hu`` does not have the shape of ``grid``.
     """
@@ -43,6 +44,7 @@ class Image:
     source: str
     warnings: tuple[str, ...] = ()
     stored_axes: str = ""
+    files: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
         if self.hu.shape != self.grid.shape:
@@ -62,12 +64,11 @@ def read_image(path: Path | str) -> Image:
     """
     path = Path(path)
     if path.is_dir():
-        values, world_from_index, found = read_dicom(path)
-    elif _NIFTI_ENDING.search(path.name):
-        values, world_from_index, found = read_nifti(path)
-    else:
-        raise ImageError(f"{path}: {_why_neither(path)}")
-    return _image(values, world_from_index, found, path)
+        values, stack, found = read_dicom(path)
+        return _image(values, stack.world_from_index, found, path, stack.files)
+    if _NIFTI_ENDING.search(path.name):
+        return _image(*read_nifti(path), path)
+    raise ImageError(f"{path}: {_why_neither(path)}")
 
 
 def read_series(files: Sequence[Path], where: Path) -> tuple[Image, Stack]:
@@ -77,17 +78,23 @@ def read_series(files: Sequence[Path], where: Path) -> tuple[Image, Stack]:
     tells. Raises ImageError, with a message of one line, for anything but the slices of one 3D CT scan.
     """
     values, stack, found = read_dicom_files(files, where)
-    return _image(values, stack.world_from_index, found, where), stack
+    return _image(values, stack.world_from_index, found, where, stack.files), stack
 
 
-def _image(values: NDArray[Any], world_from_index: NDArray[np.float64], found: Sequence[str], path: Path) -> Image:
+def _image(
+    values: NDArray[Any],
+    world_from_index: NDArray[np.float64],
+    found: Sequence[str],
+    path: Path,
+    files: tuple[Path, ...] = (),
+) -> Image:
     hu, mended = _as_hounsfield(values, path)
     try:
         grid = Grid(hu.shape, world_from_index)
     except GeometryError as error:
         raise ImageError(f"{path}: {error}") from error
     doubts = (*found, *mended, *_doubts(hu, grid))
-    return canonical(Image(hu, grid, str(path), doubts))
+    return canonical(Image(hu, grid, str(path), doubts, files=files))
 
 
 def canonical(image: Image) -> Image:
@@ -125,6 +132,11 @@ def write_nifti(path: Path | str, image: Image) -> None:
     nifti.header.set_xyzt_units("mm")
     with replacing(path) as temporary:
         nibabel.save(nifti, temporary)
+
+
+def is_nifti(path: Path | str) -> bool:
+    """Whether a path is named like a NIfTI file."""
+    return _NIFTI_ENDING.search(Path(path).name) is not None
 
 
 def case_name(path: Path | str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,20 @@ import pandas as pd
 import torch
 
 from vertfrac import __version__, tables
-from vertfrac.errors import VertfracError
+from vertfrac.errors import ImageError, VertfracError
 from vertfrac.files import replacing_folder, write_json
 from vertfrac.genant import GRADES
-from vertfrac.imaging import Image, case_name, read_image
-from vertfrac.imaging.messages import one_line
+from vertfrac.imaging import Image, case_name, is_nifti, read_image
+from vertfrac.imaging.dicom_source import DicomSource, read_source
+from vertfrac.imaging.messages import one_line, printable
+from vertfrac.inference.card import card_digest
 from vertfrac.inference.held_out import curve_rows
 from vertfrac.inference.scan import ScanResult, analyse, worst
 from vertfrac.inference.weights import Model, load_model
 from vertfrac.report import slicer
 from vertfrac.report.figures import overlay
+from vertfrac.report.scan_figure import draw_overlay
+from vertfrac.report.style import pixels
 
 
 def predict_scans(
@@ -33,19 +38,22 @@ def predict_scans(
     device: torch.device,
     tell: Callable[[str], None],
     warn: Callable[[str], None] | None = None,
+    dicom: bool = False,
 ) -> bool:
     """Measure scans one after the other; returns whether all of them succeeded.
 
     A scan that fails keeps its row in ``out/scans.parquet`` and ``out/scans.csv`` with status and reason. tell :
-    receives one line per scan, or ``warn``, where given, if the scan failed. Raises ModelError if the model folder is
-    unusable.
+    receives one line per scan, or ``warn``, where given, if the scan failed. dicom : write DICOM objects of each scan
+    too. Raises ModelError if the model folder is unusable, ImageError if DICOM objects of a NIfTI file are wanted.
     """
+    if dicom and (others := [path for path in scans if is_nifti(path)]):
+        raise ImageError(f"{others[0]}: a NIfTI file, expected a folder with a DICOM series: --dicom needs its study")
     trained = load_model(model, device)
     out.mkdir(parents=True, exist_ok=True)
     names = _distinct([case_name(path) for path in scans])
     rows: list[dict[str, Any]] = []
     for case, path in zip(names, scans, strict=True):
-        row, _ = predict_scan(case, path, trained, out / case)
+        row, _ = predict_scan(case, path, trained, out / case, dicom=dicom)
         if row["status"] == "ok":
             tell(_sentence(case, row))
         else:
@@ -69,15 +77,21 @@ def _distinct(names: Sequence[str]) -> list[str]:
     return result
 
 
-def predict_scan(case: str, path: Path, model: Model, folder: Path | None) -> tuple[dict[str, Any], pd.DataFrame]:
+def predict_scan(
+    case: str, path: Path, model: Model, folder: Path | None, *, dicom: bool = False
+) -> tuple[dict[str, Any], pd.DataFrame]:
     """Measure one scan: its row of SCAN_RESULTS and its rows of VERTEBRAE. A failure is told in the row, not raised.
 
-    folder : where the scan's own tables, its card and its overlay go; None writes nothing.
+    folder : where the scan's own tables, its card and its overlay go; None writes nothing. dicom : write DICOM objects
+    there too, for which the scan must be a DICOM series.
     """
     start = time.perf_counter()
     vertebrae = tables.VERTEBRAE.frame([])
     try:
         image = read_image(path)
+        source = read_source(image.files) if dicom else None
+        if source is not None:
+            image = replace(image, warnings=(*image.warnings, *source.warnings))
         reading = time.perf_counter() - start
         try:
             result = analyse(image, model)
@@ -85,12 +99,12 @@ def predict_scan(case: str, path: Path, model: Model, folder: Path | None) -> tu
             raise type(error)(f"{path}: {error}") from error
         found = result.vertebrae.assign(case=case, system=model.name)
         if folder is not None:
-            _write_folder(folder, case, path, image, result, found, model, reading)
+            _write_folder(folder, case, path, image, result, found, model, reading, source)
         vertebrae = found
         row = {"status": "ok", "reason": "", **worst(vertebrae), "warnings": "; ".join(result.warnings)}
     except (VertfracError, OSError) as error:
         row = {"status": "failed", "reason": one_line(error)}
-    return {"case": case, "source": str(path), **row, "seconds": time.perf_counter() - start}, vertebrae
+    return {"case": case, "source": printable(str(path)), **row, "seconds": time.perf_counter() - start}, vertebrae
 
 
 def _write_folder(
@@ -102,6 +116,7 @@ def _write_folder(
     vertebrae: pd.DataFrame,
     model: Model,
     reading: float,
+    source: DicomSource | None,
 ) -> None:
     with replacing_folder(out, marker="scan.json") as folder:
         written = tables.write_table(folder / "vertebrae.parquet", tables.VERTEBRAE, vertebrae)
@@ -117,14 +132,34 @@ def _write_folder(
             vertebrae=vertebrae,
             title=case,
         )
+        if source is not None:
+            _write_dicom(folder, source, image, result, vertebrae, model)
         write_json(folder / "scan.json", _scan_card(case, path, image, result, model, round(reading, 4)))
+
+
+def _write_dicom(
+    folder: Path, source: DicomSource, image: Image, result: ScanResult, vertebrae: pd.DataFrame, model: Model
+) -> None:
+    """The structured report and the overlay, for the study that the scan is of."""
+    from vertfrac.report import dicom  # here: highdicom takes a second, which only this should pay
+
+    author = dicom.Author(__version__, model.name, card_digest(model.card))
+    dicom.write_report(folder / "measurements.dcm", source, vertebrae, result.warnings, author)
+    figure = draw_overlay(
+        image=image,
+        geometry=result.geometry,
+        slice_hu=result.slice_hu,
+        vertebrae=vertebrae,
+        title=f"vertfrac {__version__}: research use only, not for diagnosis",  # no name: it may be a patient's
+    )
+    dicom.write_picture(folder / "overlay.dcm", source, pixels(figure), author)
 
 
 def _scan_card(case: str, path: Path, image: Image, result: ScanResult, model: Model, reading: float) -> dict[str, Any]:
     statuses = result.vertebrae["status"]
     return {
         "case": case,
-        "source": str(path),
+        "source": printable(str(path)),
         "shape": list(image.grid.shape),
         "spacing_mm": [round(float(mm), 4) for mm in image.grid.spacing_mm],
         **worst(result.vertebrae),
