@@ -123,7 +123,7 @@ def _doubts(header: Dataset) -> list[str]:
         several = isinstance(element.value, MultiValue)
         try:
             for value in element.value if several else [element.value]:
-                validate_value(element.VR, value, config.RAISE)
+                validate_value(element.VR, str(value) if element.VR == "PN" else value, config.RAISE)
         except ValueError:
             doubts.append(f"{name} is longer than DICOM allows or not of its form; copied as it is")
         if several:
