@@ -73,7 +73,9 @@ def test_an_unknown_scan_is_one_line_on_standard_error(tmp_path: Path, make_mode
 
 
 def test_dicom_objects_of_a_nifti_file_are_one_line(tmp_path: Path) -> None:
-    result = _run("predict", "scan.nii.gz", "--dicom", "--out", tmp_path / "out", "--model", tmp_path, "--device", "cpu")
+    result = _run(
+        "predict", "scan.nii.gz", "--dicom", "--out", tmp_path / "out", "--model", tmp_path, "--device", "cpu"
+    )
     _is_one_line_about(result, "scan.nii.gz: a NIfTI file, expected a folder with a DICOM series")
     assert not (tmp_path / "out").exists()
 

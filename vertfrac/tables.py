@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -99,7 +99,8 @@ def write_csv(path: Path | str, data: pd.DataFrame) -> None:
     """
     texts = {str(name): values.map(_guarded) for name, values in data.select_dtypes(["object", "string"]).items()}
     returns = any(isinstance(value, str) and "\r" in value for values in texts.values() for value in values)
-    quoting = csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL  # the minimum leaves a carriage return bare: two rows
+    # the minimum leaves a carriage return bare, which makes two rows of one
+    quoting: Literal[0, 1] = csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL
     with replacing(path) as temporary:
         data.assign(**texts).to_csv(temporary, index=False, float_format="%.4f", quoting=quoting)
 
@@ -157,7 +158,7 @@ def keypoint_values(keypoints: np.ndarray) -> dict[str, float]:
 
 
 def _read_csv(path: Path, schema: Schema) -> pd.DataFrame:
-    data = pd.read_csv(path, **_csv_options(schema))
+    data: pd.DataFrame = pd.read_csv(path, **_csv_options(schema))
     texts = [column.name for column in schema.columns if column.type == STRING and column.name in data.columns]
     return data.assign(**{name: data[name].map(_unguarded, na_action="ignore") for name in texts})
 

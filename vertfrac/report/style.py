@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -40,7 +41,7 @@ def grade_captions() -> tuple[str, ...]:
 def pixels(figure: Figure) -> NDArray[np.uint8]:
     """A figure as the picture that `save` writes, (rows, columns, 3), RGB."""
     figure.set_dpi(DPI)
-    canvas = FigureCanvasAgg(figure)
+    canvas: Any = FigureCanvasAgg(figure)  # has no types
     canvas.draw()
     return np.array(canvas.buffer_rgba())[..., :3]
 
