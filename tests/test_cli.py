@@ -72,6 +72,14 @@ def test_an_unknown_scan_is_one_line_on_standard_error(tmp_path: Path, make_mode
     assert "no such file" in result.stderr
 
 
+def test_dicom_objects_of_a_nifti_file_are_one_line(tmp_path: Path) -> None:
+    result = _run(
+        "predict", "scan.nii.gz", "--dicom", "--out", tmp_path / "out", "--model", tmp_path, "--device", "cpu"
+    )
+    _is_one_line_about(result, "scan.nii.gz: a NIfTI file, expected a folder with a DICOM series")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_good_scan_is_told_on_standard_output(tmp_path: Path, make_model: MakeModel, write_scan: WriteScan) -> None:
     model = make_model(tmp_path / "model", objectness=3.0)
     scan = write_scan(tmp_path / "scan.nii.gz", lambda x, y, z: x + y - z)

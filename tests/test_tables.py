@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from vertfrac import tables
 from vertfrac.errors import TableError
@@ -78,22 +81,35 @@ def test_csv_there_and_back_to_four_decimals(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(read, rows, rtol=0, atol=5e-5)
 
 
-FORMULAS = ["=1+1", "+x", "-7", "@SUM(A1)", "\tx", "'=x", "''-y", "'tis", "'", "a=b", "007", ""]
+FORMULAS = (
+    "=cmd|' /C calc'!A0", "+1+1", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "\uff1d1+1", "=HYPERLINK(\"http://x\")",
+    "-0.2 of 1",
+)  # fmt: skip
+HARMLESS = ("007", "-1", "+1.5e-3", "-", "a=b", "'quoted'", "x\ny", "ü \"x\"; 'y'", "'", "''=x", "'=x", "'-1")
 
 
-def test_no_text_is_a_formula_in_a_csv_and_every_text_comes_back(tmp_path: Path) -> None:
-    rows = tables.SCANS.frame([{"case": str(n), "image": text} for n, text in enumerate(FORMULAS)])
-    tables.write_csv(tmp_path / "table.csv", rows)
-    with (tmp_path / "table.csv").open(newline="") as file:
-        cells = [row[1] for row in csv.reader(file)]
-    assert not [cell for cell in cells if cell[:1] in "=+-@\t\r" and cell]
-    read = tables.read_table(tmp_path / "table.csv", tables.SCANS)
-    assert read["image"].fillna("").tolist() == FORMULAS
+def test_no_cell_of_a_csv_is_a_formula_and_all_come_back(tmp_path: Path) -> None:
+    rows = tables.SCAN_RESULTS.frame(
+        [{"case": f"c{i}", "source": text, "smallest_genant": -0.5} for i, text in enumerate(FORMULAS + HARMLESS)]
+        + [{}]
+    )
+    tables.write_csv(tmp_path / "t.csv", rows)
+    with (tmp_path / "t.csv").open(encoding="utf-8", newline="") as file:
+        cells = [line["source"] for line in csv.DictReader(file)]
+    assert cells[: len(FORMULAS)] == [f"'{text}" for text in FORMULAS]
+    assert cells[len(FORMULAS) : -4] == list(HARMLESS[:-3])
+    read = tables.read_table(tmp_path / "t.csv", tables.SCAN_RESULTS)
+    pd.testing.assert_frame_equal(read, rows)
 
 
-def test_a_negative_number_stays_a_number_in_a_csv(tmp_path: Path) -> None:
-    tables.write_csv(tmp_path / "table.csv", annotation_rows().assign(anterior_superior_x=-1.5))
-    assert ",-1.5000," in (tmp_path / "table.csv").read_text()
+@settings(deadline=None)
+@given(st.lists(st.text(st.sampled_from("=+-@\t\r\n' a1.\uff1d"), min_size=1), min_size=1))
+def test_any_text_survives_a_csv(texts: list[str]) -> None:
+    rows = tables.SCANS.frame([{"case": text, "image": "i"} for text in texts])
+    with tempfile.TemporaryDirectory() as folder:
+        tables.write_csv(Path(folder) / "t.csv", rows)
+        read = tables.read_table(Path(folder) / "t.csv", tables.SCANS)
+    assert read["case"].tolist() == texts
 
 
 @pytest.mark.parametrize("ending", ["parquet", "csv"])

@@ -6,12 +6,13 @@ carries the meanings, and ``docs/tables.md`` is printed from here (``vertfrac ta
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -93,20 +94,30 @@ def write_table(path: Path | str, schema: Schema, rows: Iterable[dict[str, Any]]
 def write_csv(path: Path | str, data: pd.DataFrame) -> None:
     """Write a data frame as CSV with four decimals, atomically.
 
-    A text that a spreadsheet would run as a formula gets an apostrophe in front, which `read_table` takes off again.
+    A text that a spreadsheet would take for a formula gets an apostrophe in front (OWASP, CSV injection), which
+    `read_table` takes off again; a text that is a number is left as it is.
     """
+    texts = {str(name): values.map(_guarded) for name, values in data.select_dtypes(["object", "string"]).items()}
+    returns = any(isinstance(value, str) and "\r" in value for values in texts.values() for value in values)
+    # the minimum leaves a carriage return bare, which makes two rows of one
+    quoting: Literal[0, 1] = csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL
     with replacing(path) as temporary:
-        _with_texts(data, _FORMULA, r"'\g<0>").to_csv(temporary, index=False, float_format="%.4f")
+        data.assign(**texts).to_csv(temporary, index=False, float_format="%.4f", quoting=quoting)
 
 
-def _with_texts(data: pd.DataFrame, pattern: re.Pattern[str], new: str) -> pd.DataFrame:
-    """A table with a pattern replaced in all its texts."""
-    texts: list[str] = list(data.select_dtypes("string").columns)
-    return data.assign(**{name: data[name].str.replace(pattern, new, regex=True) for name in texts})
+_FORMULA = re.compile("'*[-=+@\\t\\r\\n\uff1d\uff0b\uff0d\uff20]")
+"""How a text begins that a spreadsheet may run; the last four are the wide forms of the signs."""
+_HARMLESS = re.compile(r"-|[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
 
-_FORMULA = re.compile(r"^'*[=+\-@\t\r]")
-"""How a text begins that spreadsheets take for a formula (OWASP, CSV injection), with apostrophes in front."""
+def _guarded(value: Any) -> Any:
+    if isinstance(value, str) and _FORMULA.match(value) and not _HARMLESS.fullmatch(value):
+        return f"'{value}"
+    return value
+
+
+def _unguarded(value: Any) -> Any:
+    return value[1:] if isinstance(value, str) and value.startswith("'") and _FORMULA.match(value) else value
 
 
 def read_table(path: Path | str, schema: Schema) -> pd.DataFrame:
@@ -116,7 +127,7 @@ def read_table(path: Path | str, schema: Schema) -> pd.DataFrame:
     """
     path = Path(path)
     try:
-        data = pd.read_csv(path, **_csv_options(schema)) if path.suffix == ".csv" else pd.read_parquet(path)
+        data = _read_csv(path, schema) if path.suffix == ".csv" else pd.read_parquet(path)
     except FileNotFoundError as error:
         raise TableError(f"{path}: no such file, expected the table of {schema.name}") from error
     except Exception as error:
@@ -150,6 +161,12 @@ def keypoints_of(data: pd.DataFrame) -> np.ndarray:
 def keypoint_values(keypoints: np.ndarray) -> dict[str, float]:
     """The 18 keypoint columns of one vertebra; keypoints (6, 3), world RAS mm."""
     return dict(zip(KEYPOINT_COLUMNS, np.asarray(keypoints, dtype=np.float64).reshape(-1).tolist(), strict=True))
+
+
+def _read_csv(path: Path, schema: Schema) -> pd.DataFrame:
+    data: pd.DataFrame = pd.read_csv(path, **_csv_options(schema))
+    texts = [column.name for column in schema.columns if column.type == STRING and column.name in data.columns]
+    return data.assign(**{name: data[name].map(_unguarded, na_action="ignore") for name in texts})
 
 
 def _csv_options(schema: Schema) -> dict[str, Any]:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pydicom
 import pytest
 import torch
+from highdicom import sr
+from matplotlib.image import imread
 
 from vertfrac import tables
 from vertfrac.config import System
 from vertfrac.errors import ImageError, ModelError, VertfracError
 from vertfrac.imaging import case_name, read_image
+from vertfrac.imaging.dicom_write import write_dicom
 from vertfrac.inference.predict import predict_scans
 from vertfrac.inference.scan import analyse
 from vertfrac.inference.weights import build_detector, build_localizer, load_model, save_weights
@@ -207,9 +213,9 @@ def test_the_same_scan_twice_gives_the_same_table(model: Path, scan: Path) -> No
 # --- many scans
 
 
-def _predict(scans: list[Path], out: Path, model: Path) -> tuple[bool, list[str]]:
+def _predict(scans: list[Path], out: Path, model: Path, *, dicom: bool = False) -> tuple[bool, list[str]]:
     said: list[str] = []
-    return predict_scans(scans, out, model, device=CPU, tell=said.append), said
+    return predict_scans(scans, out, model, device=CPU, tell=said.append, dicom=dicom), said
 
 
 def test_predict_writes_the_promised_files(tmp_path: Path, scan: Path, model: Path) -> None:
@@ -217,7 +223,7 @@ def test_predict_writes_the_promised_files(tmp_path: Path, scan: Path, model: Pa
     assert succeeded
     assert {p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*") if p.is_file()} == {
         "scans.parquet", "scans.csv", "vertebrae.parquet", "vertebrae.csv", "one/vertebrae.parquet",
-        "one/vertebrae.csv", "one/curve.parquet", "one/scan.json", "one/overlay.png",
+        "one/vertebrae.csv", "one/curve.parquet", "one/scan.json", "one/overlay.png", "one/rulers.mrk.json",
     }  # fmt: skip
 
 
@@ -260,14 +266,67 @@ def test_no_folder_of_a_scan_is_in_the_way_of_a_table(tmp_path: Path, scan: Path
     assert (tmp_path / "out" / f"{name}-2" / "scan.json").is_file()
 
 
-def test_a_name_that_is_no_text_is_replaced(tmp_path: Path, model: Path) -> None:
-    """A byte that is no UTF-8, which no table can hold, and a sign that a terminal would obey."""
-    name = Path(os.fsdecode(b"sc\xffn\x1b[31m.nii"))
-    _, said = _predict([tmp_path / name], tmp_path / "out", model)
-    row = tables.read_table(tmp_path / "out" / "scans.parquet", tables.SCAN_RESULTS).iloc[0]
-    assert row["source"] == f"{tmp_path}/sc\ufffdn\ufffd[31m.nii"
-    assert row["source"] in row["reason"]
-    assert said[0].isprintable()
+@pytest.fixture
+def series(tmp_path: Path, scan: Path) -> Path:
+    """The scan as a DICOM series."""
+    image = read_image(scan)
+    names = [f"{number}.dcm" for number in range(image.hu.shape[2])]
+    write_dicom(tmp_path / "dicom" / "study", image, patient="p", seed=("s",), names=names)
+    return tmp_path / "dicom" / "study"
+
+
+def test_dicom_objects_of_a_series_say_what_the_tables_say(tmp_path: Path, series: Path, model: Path) -> None:
+    succeeded, said = _predict([series], tmp_path / "out", model, dicom=True)
+    assert succeeded, said
+    vertebrae = tables.read_table(tmp_path / "out" / "study" / "vertebrae.parquet", tables.VERTEBRAE)
+    groups = sr.srread(tmp_path / "out" / "study" / "measurements.dcm").content.get_image_measurement_groups()
+    measured = vertebrae[vertebrae["status"] == "ok"]
+    assert 0 < len(measured) < len(vertebrae) == len(groups)
+    columns = ["height_anterior_mm", "height_middle_mm", "height_posterior_mm", "genant"]
+    values = [[one.value for one in group.get_measurements()] for group in groups]
+    assert [line for line in values if line] == measured[columns].to_numpy(dtype=float).tolist()
+    picture = pydicom.dcmread(tmp_path / "out" / "study" / "overlay.dcm")
+    drawn = imread(tmp_path / "out" / "study" / "overlay.png")[..., :3]
+    assert picture.pixel_array.shape == drawn.shape
+    below = np.s_[drawn.shape[0] // 4 :]  # titles differ
+    np.testing.assert_allclose(picture.pixel_array[below] / 255, drawn[below], atol=0.01)
+
+
+def test_dicom_objects_of_a_nifti_file_are_refused_before_any_work(tmp_path: Path, scan: Path, series: Path) -> None:
+    with pytest.raises(ImageError, match=rf"{scan.name}: a NIfTI file, expected a folder with a DICOM series"):
+        _predict([series, scan], tmp_path / "out", tmp_path / "no model", dicom=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_series_without_frame_of_reference_has_no_dicom_objects_and_says_why(
+    tmp_path: Path, series: Path, model: Path
+) -> None:
+    for file in series.iterdir():
+        one = pydicom.dcmread(file)
+        del one.FrameOfReferenceUID
+        one.save_as(file)
+    succeeded, said = _predict([series], tmp_path / "out", model, dicom=True)
+    assert not succeeded
+    assert "FrameOfReferenceUID is missing" in said[0]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "scans.csv", "scans.parquet", "vertebrae.csv", "vertebrae.parquet",
+    ]  # fmt: skip
+
+
+def test_file_names_break_neither_folders_nor_tables(tmp_path: Path, scan: Path, model: Path) -> None:
+    hostile = scan.parent / "=1+1|\n\x1b[31m, x.nii.gz"
+    hostile.write_bytes(scan.read_bytes())
+    missing = [Path("=cmd|' C'!A0.nii.gz"), Path(os.fsdecode(b"-\xff.nii.gz")), Path("\r\n.nii.gz")]
+    _, said = _predict([hostile, *missing], tmp_path / "out", model)
+    rows = tables.read_table(tmp_path / "out" / "scans.csv", tables.SCAN_RESULTS)
+    assert rows["status"].tolist() == ["ok", "failed", "failed", "failed"]
+    assert all(str(text).isprintable() for text in rows["source"].tolist() + rows["reason"].dropna().tolist() + said)
+    assert rows["source"][1] == str(missing[0])
+    with (tmp_path / "out" / "scans.csv").open(encoding="utf-8", newline="") as file:
+        cells = [cell for line in csv.reader(file) for cell in line]
+    assert not [cell for cell in cells if cell.startswith(("=", "+", "@"))]
+    assert re.fullmatch(r"[A-Za-z0-9._-]+", rows["case"][0])
+    assert (tmp_path / "out" / rows["case"][0] / "vertebrae.csv").is_file()
 
 
 def test_a_missing_scan_has_its_row_and_the_others_go_on(tmp_path: Path, scan: Path, model: Path) -> None:

@@ -24,7 +24,11 @@ EXIT_CODES = (
 @main.command(epilog=EXIT_CODES)
 @click.argument("scans", nargs=-1, required=True, type=PATH, metavar="SCAN...")
 @click.option("--out", type=PATH, required=True, help="folder for the results, one sub-folder per scan")
-@click.option("--model", type=PATH, help="folder of a trained model; default: the one in vertfrac/pretrained, if any")
+@click.option("--model", type=PATH, help="folder of a trained model; default: the one that comes with vertfrac")
+@click.option(
+    "--dicom", is_flag=True,
+    help="write measurements.dcm (structured report) and overlay.dcm (secondary capture) too; for DICOM folders only",
+)  # fmt: skip
 @device_option
 @threads_option
 @click.option("--json", "as_data", is_flag=True, help="print one JSON object per scan and line (predict-schema)")
@@ -34,6 +38,7 @@ def predict(
     scans: tuple[Path, ...],
     out: Path,
     model: Path | None,
+    dicom: bool,
     device: Device,
     threads: int | None,
     as_data: bool,
@@ -42,9 +47,9 @@ def predict(
 ) -> None:
     """Grade the vertebrae of CT scans: NIfTI files (.nii, .nii.gz) or DICOM folders.
 
-    Each scan gets a folder in OUT with vertebrae.parquet, vertebrae.csv, curve.parquet, scan.json and overlay.png;
-    OUT/scans.parquet and OUT/scans.csv list all scans, failed ones with the reason, and OUT/vertebrae.parquet and
-    OUT/vertebrae.csv all vertebrae. Prints a sentence and a table per scan; failures go to standard error.
+    Each scan gets a folder in OUT with vertebrae.parquet, vertebrae.csv, curve.parquet, rulers.mrk.json, scan.json and
+    overlay.png; OUT/scans.parquet and OUT/scans.csv list all scans, failed ones with the reason, and
+    OUT/vertebrae.parquet and OUT/vertebrae.csv all vertebrae. Prints a sentence and a table per scan; failures go to standard error.
     """
     from vertfrac.inference.card import PRETRAINED
 
@@ -58,7 +63,7 @@ def predict(
 
     style: Style = "json" if as_data else "quiet" if quiet else "verbose" if verbose else "usual"
     with Printing(len(scans), style) as printing:
-        succeeded = predict_scans(scans, out, model or PRETRAINED, device=chosen, watcher=printing)
+        succeeded = predict_scans(scans, out, model or PRETRAINED, device=chosen, watcher=printing, dicom=dicom)
     if not succeeded:
         sys.exit(1)
 

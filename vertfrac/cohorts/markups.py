@@ -4,6 +4,9 @@ A vertebra is six labelled control points of point lists (type Fiducial) or thre
 ruler is superior is read from the geometry, never from the order of the clicks; so is which of three rulers that name
 only the vertebra is the anterior one. ``docs/cohorts/nifti.md`` lists the spellings of labels.
 
+What ``vertfrac predict`` wrote (``report.slicer``) is read too. Its curve of the spine is passed over, since the curve
+of an annotation follows from its vertebrae; so is a vertebra that it did not grade, as long as nobody touched it.
+
 The format: https://github.com/Slicer/Slicer/tree/main/Modules/Loadable/Markups/Resources/Schema (v1.0.3).
 """
 
@@ -11,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,6 +47,12 @@ _LABEL = re.compile(
     r"(?:[\s_\-./]*(?P<end>superior|sup|s|inferior|inf|i))?)?)?",
     re.IGNORECASE,
 )
+CURVE = "spine"
+"""What the curve of the spine is called: a markup of type Curve, which holds no annotation."""
+
+_NOTE = re.compile(r"not graded \((?P<status>\w+)\), predicted at R (?P<R>\S+) A (?P<A>\S+) S (?P<S>\S+)")
+_MOVED_MM = 0.01
+"""A control point farther than this from where its note has it was moved by a person."""
 _PARTS = {"a": "anterior", "m": "middle", "p": "posterior"}
 _ENDS = {"s": "superior", "i": "inferior"}
 
@@ -63,12 +72,23 @@ class _Label:
 
 @dataclass
 class _Marks:
-    """What was marked of one vertebra, by whatever files: world RAS mm."""
+    """What was marked of one vertebra, by whatever files: world RAS mm.
+
+    untouched : the status that vertfrac gave the vertebra, for each point that lies where it put it. touched : how many
+    other points there are.
+    """
 
     points: dict[str, Floats] = field(default_factory=dict)
     rulers: dict[str, Floats] = field(default_factory=dict)
     unnamed_rulers: list[Floats] = field(default_factory=list)
     unplaced: int = 0
+    untouched: list[str] = field(default_factory=list)
+    touched: int = 0
+
+    @property
+    def withheld(self) -> bool:
+        """Whether it is no annotation: vertfrac did not grade it, and nobody has touched it since."""
+        return bool(self.untouched) and not self.touched
 
 
 def read_markups(paths: Sequence[Path], case: str, expert: str = tables.DEFAULT_EXPERT) -> pd.DataFrame:
@@ -76,17 +96,34 @@ def read_markups(paths: Sequence[Path], case: str, expert: str = tables.DEFAULT_
 
     Raises AnnotationError that names the file, or the vertebra that is incomplete or given twice.
     """
-    marks: dict[str, _Marks] = defaultdict(_Marks)
-    for path in paths:
-        for where, markup in _markups(path):
-            _gather(markup, where, path, marks)
+    marks = _marks(paths)
     files = str(paths[0]) if len(paths) == 1 else f"{paths[0].parent} ({len(paths)} files)"
     complete = [
         (expert, parse_level(name) or "", _keypoints(found, f"{files}: vertebra {name}"))
         for name, found in marks.items()
-        if found.points or found.rulers or found.unnamed_rulers
+        if (found.points or found.rulers or found.unnamed_rulers) and not found.withheld
     ]
     return annotation_rows(case, complete)
+
+
+def passed_over(paths: Sequence[Path]) -> tuple[str, ...]:
+    """A sentence for each vertebra that `read_markups` leaves out: not graded by vertfrac, and not moved by a person.
+
+    Raises AnnotationError as `read_markups` does.
+    """
+    return tuple(
+        f"vertebra {name} passed over: vertfrac did not grade it ({found.untouched[0]}) and its points were not moved"
+        for name, found in _marks(paths).items()
+        if found.withheld
+    )
+
+
+def _marks(paths: Sequence[Path]) -> dict[str, _Marks]:
+    marks: dict[str, _Marks] = defaultdict(_Marks)
+    for path in paths:
+        for where, markup in _markups(path):
+            _gather(markup, where, path, marks)
+    return marks
 
 
 def write_rulers(path: Path | str, annotations: pd.DataFrame) -> None:
@@ -94,32 +131,57 @@ def write_rulers(path: Path | str, annotations: pd.DataFrame) -> None:
 
     annotations : rows with level, vertebra and the 18 keypoint columns, as of ANNOTATIONS or VERTEBRAE.
     """
-    markups = []
-    records: list[dict[Any, Any]] = annotations.to_dict("records")
-    for row, points in zip(records, tables.keypoints_of(annotations), strict=True):
-        level = row.get("level")
-        name = str(row["vertebra"]) if level is None or pd.isna(level) or not level else str(level)
-        for part, pair in zip(HEIGHTS, points.reshape(3, 2, 3) @ _LPS, strict=True):
-            markups.append(_line(f"{name} {part}", pair))
-    write_json(path, {"@schema": _SCHEMA, "markups": markups})
+    write_markups(path, [line for lines in rulers(annotations) for line in lines])
 
 
-def _line(name: str, pair_lps: Floats) -> dict[str, Any]:
-    ends = zip(("superior", "inferior"), pair_lps.tolist(), strict=True)
-    points = [
-        {"id": str(k), "label": f"{name} {end}", "position": position, "positionStatus": "defined"}
-        for k, (end, position) in enumerate(ends, start=1)
+def write_markups(path: Path | str, markups: Sequence[dict[str, Any]]) -> None:
+    """Write markups as one file of 3D Slicer, atomically."""
+    write_json(path, {"@schema": _SCHEMA, "markups": list(markups)})
+
+
+def rulers(annotations: pd.DataFrame) -> list[list[dict[str, Any]]]:
+    """The three markups of type Line, in LPS mm, of each row with level, vertebra and the 18 keypoint columns.
+
+    A vertebra is named by its level, or by its number where it has none, or one that another row has too.
+    """
+    levels = [parse_level(str(level)) for level in annotations["level"]]
+    names = [
+        level if level is not None and levels.count(level) == 1 else str(number)
+        for level, number in zip(levels, annotations["vertebra"], strict=True)
+    ]
+    return [
+        [
+            markup(
+                "Line", f"{name} {part}", zip((f"{name} {part} superior", f"{name} {part} inferior"), pair, strict=True)
+            )
+            for part, pair in zip(HEIGHTS, points.reshape(3, 2, 3), strict=True)
+        ]
+        for name, points in zip(names, tables.keypoints_of(annotations), strict=True)
+    ]
+
+
+def markup(kind: str, name: str, points: Iterable[tuple[str, Floats]]) -> dict[str, Any]:
+    """A markup of any type in LPS mm. points : label and place (3,), world RAS mm, of each control point."""
+    placed = [
+        {"id": str(k), "label": label, "position": (_LPS @ point).tolist(), "positionStatus": "defined"}
+        for k, (label, point) in enumerate(points, start=1)
     ]
     return {
-        "type": "Line",
+        "type": kind,
         "name": name,
         "coordinateSystem": "LPS",
         "coordinateUnits": "mm",
         "locked": True,
         "labelFormat": "%N-%d",
-        "lastUsedControlPointNumber": 2,
-        "controlPoints": points,
+        "lastUsedControlPointNumber": len(placed),
+        "controlPoints": placed,
     }
+
+
+def not_graded(status: str, point: Floats) -> str:
+    """The note on a control point (3,), world RAS mm, of a vertebra that was not graded: where it was predicted."""
+    x, y, z = point
+    return f"not graded ({status}), predicted at R {x:.3f} A {y:.3f} S {z:.3f}"
 
 
 def _markups(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -138,10 +200,12 @@ def _markups(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def _gather(markup: dict[str, Any], where: str, path: Path, marks: dict[str, _Marks]) -> None:
     """Sort the control points of one markup into the vertebrae that its labels name."""
     kind, points = markup.get("type"), markup.get("controlPoints", [])
-    if kind not in ("Fiducial", "Line"):
-        raise AnnotationError(f"{where}: type is {kind!r}, expected Fiducial (points) or Line (rulers)")
     if not isinstance(points, list) or not all(isinstance(point, dict) for point in points):
         raise AnnotationError(f"{where}: controlPoints is no list of points, expected the points that were placed")
+    if kind == "Curve" and _is_spine(markup, points, path):
+        return
+    if kind not in ("Fiducial", "Line"):
+        raise AnnotationError(f"{where}: type is {kind!r}, expected Fiducial (points) or Line (rulers)")
     ras_mm_from_file = _frame(markup, where)
     placed = [_position(point, ras_mm_from_file, where) for point in points]
     if kind == "Fiducial":
@@ -152,6 +216,7 @@ def _gather(markup: dict[str, Any], where: str, path: Path, marks: dict[str, _Ma
                     f"{where}: unknown label {point.get('label')!r}, expected such as 'L1 anterior superior' or 'L1-as'"
                 )
             _put(marks[label.vertebra], f"{label.part}_{label.end}", position, where)
+            _look_for_note(marks[label.vertebra], point, position)
         return
     label = _ruler_label(markup, points, path)
     if label is None:
@@ -166,12 +231,33 @@ def _gather(markup: dict[str, Any], where: str, path: Path, marks: dict[str, _Ma
         raise AnnotationError(f"{where}: a ruler with {count} placed points, expected 2")
     pair = np.stack([placed[0], placed[1]])
     of = marks[label.vertebra]
+    for point, position in zip(points, placed, strict=True):
+        _look_for_note(of, point, position)
     if not label.part:
         of.unnamed_rulers.append(pair)
     elif label.part in of.rulers:
         raise AnnotationError(f"{where}: the {label.part} ruler of vertebra {label.vertebra} occurs twice")
     else:
         of.rulers[label.part] = pair
+
+
+def _is_spine(markup: dict[str, Any], points: list[dict[str, Any]], path: Path) -> bool:
+    """Whether a curve is that of the spine, by its own name, its points' labels without their numbers, or the file."""
+    labels = {re.sub(r"-\d+$", "", str(point.get("label", ""))) for point in points}
+    return CURVE in (markup.get("name"), path.name.removesuffix(ENDING)) or labels == {CURVE}
+
+
+def _look_for_note(of: _Marks, point: dict[str, Any], position: Floats | None) -> None:
+    """Tell a point that vertfrac did not vouch for, and that lies where vertfrac put it, from all others."""
+    note = _NOTE.search(str(point.get("description", "")))
+    try:
+        predicted = None if note is None else np.array([float(note[axis]) for axis in "RAS"])
+    except ValueError:
+        predicted = None
+    if note is None or predicted is None or position is None or np.abs(predicted - position).max() > _MOVED_MM:
+        of.touched += 1
+    else:
+        of.untouched.append(note["status"])
 
 
 def _put(of: _Marks, name: str, position: Floats | None, where: str) -> None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import pandas as pd
 from vertfrac import tables
 from vertfrac.cohorts.annotation_json import read_annotation
 from vertfrac.cohorts.markups import ENDING as MARKUPS
-from vertfrac.cohorts.markups import read_markups
+from vertfrac.cohorts.markups import passed_over, read_markups
 from vertfrac.cohorts.sources import Scan
 from vertfrac.errors import AnnotationError, CohortError, ImageError, TableError
 from vertfrac.files import walk
@@ -54,12 +54,14 @@ class _Annotated:
     """Where a case's annotation is, and how it is read.
 
     files : what reading depends on, existing or not. listed : its rows of a table that other cases are in too.
+    notes : what reading leaves out knowingly, a sentence each.
     """
 
     source: str
     files: tuple[Path, ...]
     read: ReadRows
     listed: str = ""
+    notes: Callable[[], tuple[str, ...]] = tuple
 
 
 def scans(folder: str | None = None, table: str | None = None, annotations: str | None = None) -> list[Scan]:
@@ -252,9 +254,18 @@ def _of_files(folder: Path, case: str) -> _Annotated:
 def _of_path(path: Path, case: str) -> _Annotated:
     """The annotation of a case in a file, or in a folder of files that together are one."""
     if not path.is_dir():
-        return _Annotated(str(path), (path,), lambda: _read_file(path, case))
+        return _Annotated(str(path), (path,), lambda: _read_file(path, case), notes=lambda: _notes([path]))
     files = tuple(sorted(path.rglob("*.json")))
-    return _Annotated(str(path), files, lambda: _read_folder(path, case))
+    return _Annotated(str(path), files, lambda: _read_folder(path, case), notes=lambda: _notes(files))
+
+
+def _notes(files: Sequence[Path]) -> tuple[str, ...]:
+    """What the markups files among these, of one expert or of several, do not count as annotated."""
+    folders: dict[Path, list[Path]] = {}
+    for path in files:
+        if path.name.endswith(MARKUPS):
+            folders.setdefault(path.parent, []).append(path)
+    return tuple(note for markups in folders.values() for note in passed_over(markups))
 
 
 def _read_file(path: Path, case: str) -> pd.DataFrame:
@@ -294,7 +305,8 @@ def _scan(one: _Listed, listing: Path, annotated: Callable[[str], _Annotated]) -
     def read() -> tuple[Image, pd.DataFrame]:
         if image is None:
             raise ImageError(f"{listing}: case {one.case} has no image, expected a NIfTI file or a DICOM folder")
-        return read_image(image), annotation.read()
+        scan, rows = read_image(image), annotation.read()
+        return replace(scan, warnings=(*scan.warnings, *annotation.notes())), rows
 
     return Scan(
         one.case,

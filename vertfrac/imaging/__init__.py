@@ -4,7 +4,7 @@ nibabel, pydicom and highdicom are imported inside the functions that read or wr
 more than a second, which commands that read no scan should not pay.
 """
 
-from vertfrac.imaging.image import Image, canonical, case_name, read_image, read_series, write_nifti
+from vertfrac.imaging.image import Image, canonical, case_name, is_nifti, read_image, read_series, write_nifti
 from vertfrac.imaging.memory import image_from_array, image_from_nibabel
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "case_name",
     "image_from_array",
     "image_from_nibabel",
+    "is_nifti",
     "read_image",
     "read_series",
     "write_nifti",

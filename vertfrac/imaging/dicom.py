@@ -104,17 +104,17 @@ class Stack:
         return self.world_from_index @ index_from_ranked
 
 
-def read_dicom(folder: Path) -> tuple[NDArray[Any], NDArray[np.float64], list[str]]:
+def read_dicom(folder: Path) -> tuple[NDArray[Any], Stack, list[str]]:
     """Read the CT series with the most slices in a folder and all folders below it.
 
     Returns the values (column, row, slice), int16 where all are integers that fit, else float32, with each slice's
-    slope and intercept applied, the (4, 4) affine from index to world RAS+ mm, and warnings.
+    slope and intercept applied, where the slices lie, and warnings.
     Raises ImageError, with a message of one line, if the slices are not one regular, upright, complete volume.
     """
-    with _quiet_pydicom():
+    with quiet_pydicom():
         slices, warnings = _chosen_series(folder)
         values, stack, more = _read_slices(folder, slices)
-        return values, stack.world_from_index, warnings + more
+        return values, stack, warnings + more
 
 
 def read_dicom_files(files: Sequence[Path], where: Path) -> tuple[NDArray[Any], Stack, list[str]]:
@@ -123,12 +123,12 @@ def read_dicom_files(files: Sequence[Path], where: Path) -> tuple[NDArray[Any], 
     Returns the values as `read_dicom` does, where the slices lie, and warnings.
     Raises ImageError as `read_dicom` does, and for a file that is no slice of the same series.
     """
-    with _quiet_pydicom():
+    with quiet_pydicom():
         return _read_slices(where, _series_of(files, where))
 
 
 @contextmanager
-def _quiet_pydicom() -> Iterator[None]:
+def quiet_pydicom() -> Iterator[None]:
     """pydicom warns of each malformed value of each file; what matters here is checked, and raised."""
     with python_warnings.catch_warnings():
         python_warnings.simplefilter("ignore")

@@ -34,6 +34,7 @@ class Image:
     source : the file or folder it was read from, or the name of what made it.
     warnings : what a reader had to assume or mend, one sentence each.
     stored_axes : where the array axes pointed to in the file, such as "LPS"; "" where it was never a file.
+    files : of a DICOM series the files of its slices, upwards along their normal; else empty.
 
     Raises ImageError if ``hu`` does not have the shape of ``grid``.
     """
@@ -43,6 +44,7 @@ class Image:
     source: str
     warnings: tuple[str, ...] = ()
     stored_axes: str = ""
+    files: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
         if self.hu.shape != self.grid.shape:
@@ -62,12 +64,11 @@ def read_image(path: Path | str) -> Image:
     """
     path = Path(path)
     if path.is_dir():
-        values, world_from_index, found = read_dicom(path)
-    elif _NIFTI_ENDING.search(path.name):
-        values, world_from_index, found = read_nifti(path)
-    else:
-        raise ImageError(f"{path}: {_why_neither(path)}")
-    return image_of(values, world_from_index, found, str(path))
+        values, stack, found = read_dicom(path)
+        return image_of(values, stack.world_from_index, found, str(path), stack.files)
+    if _NIFTI_ENDING.search(path.name):
+        return image_of(*read_nifti(path), str(path))
+    raise ImageError(f"{path}: {_why_neither(path)}")
 
 
 def read_series(files: Sequence[Path], where: Path) -> tuple[Image, Stack]:
@@ -77,14 +78,20 @@ def read_series(files: Sequence[Path], where: Path) -> tuple[Image, Stack]:
     tells. Raises ImageError, with a message of one line, for anything but the slices of one 3D CT scan.
     """
     values, stack, found = read_dicom_files(files, where)
-    return image_of(values, stack.world_from_index, found, str(where)), stack
+    return image_of(values, stack.world_from_index, found, str(where), stack.files), stack
 
 
-def image_of(values: NDArray[Any], world_from_index: NDArray[np.float64], found: Sequence[str], source: str) -> Image:
+def image_of(
+    values: NDArray[Any],
+    world_from_index: NDArray[np.float64],
+    found: Sequence[str],
+    source: str,
+    files: tuple[Path, ...] = (),
+) -> Image:
     """The canonical image of stored values (i, j, k) and the (4, 4) affine from their index to world RAS+ mm.
 
-    found : warnings of the reader. Raises ImageError, naming the source, for values that cannot be Hounsfield units and
-    for an affine that cannot be one.
+    found : warnings of the reader. files : those of a DICOM series. Raises ImageError, naming the source, for values
+    that cannot be Hounsfield units and for an affine that cannot be one.
     """
     hu, mended = _as_hounsfield(values, source)
     try:
@@ -92,7 +99,7 @@ def image_of(values: NDArray[Any], world_from_index: NDArray[np.float64], found:
     except GeometryError as error:
         raise ImageError(f"{source}: {error}") from error
     doubts = (*found, *mended, *_doubts(hu, grid))
-    return canonical(Image(hu, grid, source, doubts))
+    return canonical(Image(hu, grid, source, doubts, files=files))
 
 
 def canonical(image: Image) -> Image:
@@ -130,6 +137,11 @@ def write_nifti(path: Path | str, image: Image) -> None:
     nifti.header.set_xyzt_units("mm")
     with replacing(path) as temporary:
         nibabel.save(nifti, temporary)
+
+
+def is_nifti(path: Path | str) -> bool:
+    """Whether a path is named like a NIfTI file."""
+    return _NIFTI_ENDING.search(Path(path).name) is not None
 
 
 def case_name(path: Path | str) -> str:

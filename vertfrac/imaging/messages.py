@@ -1,16 +1,20 @@
-"""What other libraries say, made fit for a message of one line."""
+"""What other libraries and file systems say, made fit for a message or a cell of one line."""
+
+import unicodedata
+
+_UNSEEN = {"Cc", "Cs", "Zl", "Zp"}
+"""Control characters, halves of characters (which stand for bytes of a file name that are no text), line ends."""
 
 from __future__ import annotations
 
 
 def one_line(error: BaseException) -> str:
     """The text of an error with line breaks and runs of blanks as single blanks; its type where it has no text."""
-    return " ".join(str(error).split()) or type(error).__name__
+    return printable(" ".join(str(error).split())) or type(error).__name__
 
 
-def printable(text: object) -> str:
-    """A text, such as a path, without what a table cannot store and a terminal would obey.
-
-    Control characters and bytes of file names that are no UTF-8 become the replacement character.
-    """
-    return "".join(sign if sign.isprintable() else "\ufffd" for sign in str(text))
+def printable(text: str) -> str:
+    """A text with each character that would break a line, a terminal or an encoding as an escape such as ``\\\\n``."""
+    return "".join(
+        c.encode("unicode_escape").decode("ascii") if unicodedata.category(c) in _UNSEEN else c for c in text
+    )

@@ -38,6 +38,10 @@ def model_digest(folder: Path) -> str:
 
     Raises ModelError as `read_card` does.
     """
-    card = read_card(folder)
+    return card_digest(read_card(folder))
+
+
+def card_digest(card: dict[str, Any]) -> str:
+    """The same of a card."""
     text = json.dumps({key: card.get(key) for key in _DECISIVE}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -13,15 +14,20 @@ import pandas as pd
 import torch
 
 from vertfrac import __version__, tables
-from vertfrac.errors import VertfracError
+from vertfrac.errors import ImageError, VertfracError
 from vertfrac.files import replacing_folder, write_json
-from vertfrac.imaging import Image, case_name, read_image
+from vertfrac.imaging import Image, case_name, is_nifti, read_image
+from vertfrac.imaging.dicom_source import DicomSource, read_source
 from vertfrac.imaging.messages import one_line, printable
+from vertfrac.inference.card import card_digest
 from vertfrac.inference.held_out import curve_rows
 from vertfrac.inference.scan import ScanResult, analyse, worst
 from vertfrac.inference.weights import Model, load_model
+from vertfrac.report import slicer
 from vertfrac.report.figures import overlay
+from vertfrac.report.scan_figure import draw_overlay
 from vertfrac.report.sentence import failure_sentence, scan_sentence
+from vertfrac.report.style import pixels
 
 RESERVED = ("scans.parquet", "scans.csv", "vertebrae.parquet", "vertebrae.csv", "report.html")
 """Files in the folder of results: no scan's own folder may be called so."""
@@ -60,13 +66,17 @@ def predict_scans(
     device: torch.device,
     tell: Callable[[str], None] | None = None,
     watcher: Watcher | None = None,
+    dicom: bool = False,
 ) -> bool:
     """Measure scans one after the other; returns whether all of them succeeded.
 
     A scan that fails keeps its row in ``out/scans.parquet`` and ``out/scans.csv`` with status and reason; the vertebrae
-    of all scans are in ``out/vertebrae.parquet`` and ``out/vertebrae.csv``. tell : receives one line per scan. Raises
-    ModelError if the model folder is unusable.
+    of all scans are in ``out/vertebrae.parquet`` and ``out/vertebrae.csv``. tell : receives one line per scan. dicom :
+    write DICOM objects of each scan too. Raises ModelError if the model folder is unusable, ImageError if DICOM objects
+    of a NIfTI file are wanted.
     """
+    if dicom and (others := [path for path in scans if is_nifti(path)]):
+        raise ImageError(f"{others[0]}: a NIfTI file, expected a folder with a DICOM series: --dicom needs its study")
     trained = load_model(model, device)
     out.mkdir(parents=True, exist_ok=True)
     names = _distinct([case_name(path) for path in scans])
@@ -75,7 +85,7 @@ def predict_scans(
     for case, path in zip(names, scans, strict=True):
         if watcher is not None:
             watcher.begin(case)
-        outcome = predict_scan(case, path, trained, out / case)
+        outcome = predict_scan(case, path, trained, out / case, dicom=dicom)
         if watcher is not None:
             watcher.done(outcome)
         if tell is not None:
@@ -107,17 +117,21 @@ def _distinct(names: Sequence[str]) -> list[str]:
     return result
 
 
-def predict_scan(case: str, path: Path, model: Model, folder: Path | None) -> Outcome:
+def predict_scan(case: str, path: Path, model: Model, folder: Path | None, *, dicom: bool = False) -> Outcome:
     """Measure one scan. A failure is told in the row, not raised.
 
-    folder : where the scan's own tables, its card and its overlay go; None writes nothing.
+    folder : where the scan's own tables, its card and its overlay go; None writes nothing. dicom : write DICOM objects
+    there too, for which the scan must be a DICOM series.
     """
     start = time.perf_counter()
-    vertebrae, source = tables.VERTEBRAE.frame([]), printable(path)
+    vertebrae, source = tables.VERTEBRAE.frame([]), printable(str(path))
     seconds: dict[str, float] = {}
     warnings: tuple[str, ...] = ()
     try:
         image = read_image(path)
+        objects = read_source(image.files) if dicom else None
+        if objects is not None:
+            image = replace(image, warnings=(*image.warnings, *objects.warnings))
         reading = time.perf_counter() - start
         try:
             result = analyse(image, model)
@@ -126,7 +140,7 @@ def predict_scan(case: str, path: Path, model: Model, folder: Path | None) -> Ou
         found = result.vertebrae.assign(case=case, system=model.name)
         writing = time.perf_counter()
         if folder is not None:
-            write_folder(folder, case, path, image, result, found, model, reading)
+            write_folder(folder, case, path, image, result, found, model, reading, objects)
         vertebrae = found
         row = {"status": "ok", "reason": "", **worst(vertebrae), "warnings": "; ".join(result.warnings)}
         row["sentence"] = scan_sentence(vertebrae)
@@ -134,7 +148,7 @@ def predict_scan(case: str, path: Path, model: Model, folder: Path | None) -> Ou
         written = {} if folder is None else {"write": round(time.perf_counter() - writing, 4)}
         seconds = {"read": round(reading, 4), **result.seconds, **written}
     except (VertfracError, OSError) as error:
-        reason = printable(one_line(error))
+        reason = one_line(error)
         row = {"status": "failed", "reason": reason, "sentence": failure_sentence(reason, source)}
     row = {"case": case, "source": source, **row, "seconds": time.perf_counter() - start}
     return Outcome(row, vertebrae, warnings, seconds, folder if row["status"] == "ok" else None)
@@ -149,17 +163,19 @@ def write_folder(
     vertebrae: pd.DataFrame,
     model: Model,
     reading: float,
+    source: DicomSource | None = None,
 ) -> None:
     """Write the folder of one scan, all of it or nothing.
 
-    vertebrae : those of the result with case and system. reading : seconds that it took to read the image. Raises
-    ConfigError if the folder holds something else.
+    vertebrae : those of the result with case and system. reading : seconds that it took to read the image. source : the
+    study that DICOM objects are written for. Raises ConfigError if the folder holds something else.
     """
     with replacing_folder(out, marker="scan.json") as folder:
         written = tables.write_table(folder / "vertebrae.parquet", tables.VERTEBRAE, vertebrae)
         tables.write_csv(folder / "vertebrae.csv", written.drop(columns=["repeat", "fold"]))
         spine = result.spine
         tables.write_table(folder / "curve.parquet", tables.CURVES, curve_rows(case, spine.curve, spine.probability))
+        slicer.write_scan(folder / "rulers.mrk.json", vertebrae, spine.curve)
         overlay(
             folder / "overlay.png",
             image=image,
@@ -168,14 +184,34 @@ def write_folder(
             vertebrae=vertebrae,
             title=case,
         )
+        if source is not None:
+            _write_dicom(folder, source, image, result, vertebrae, model)
         write_json(folder / "scan.json", _scan_card(case, path, image, result, model, round(reading, 4)))
+
+
+def _write_dicom(
+    folder: Path, source: DicomSource, image: Image, result: ScanResult, vertebrae: pd.DataFrame, model: Model
+) -> None:
+    """The structured report and the overlay, for the study that the scan is of."""
+    from vertfrac.report import dicom  # here: highdicom takes a second, which only this should pay
+
+    author = dicom.Author(__version__, model.name, card_digest(model.card))
+    dicom.write_report(folder / "measurements.dcm", source, vertebrae, result.warnings, author)
+    figure = draw_overlay(
+        image=image,
+        geometry=result.geometry,
+        slice_hu=result.slice_hu,
+        vertebrae=vertebrae,
+        title=f"vertfrac {__version__}: research use only, not for diagnosis",  # no name: it may be a patient's
+    )
+    dicom.write_picture(folder / "overlay.dcm", source, pixels(figure), author)
 
 
 def _scan_card(case: str, path: Path, image: Image, result: ScanResult, model: Model, reading: float) -> dict[str, Any]:
     statuses = result.vertebrae["status"]
     return {
         "case": case,
-        "source": printable(path),
+        "source": printable(str(path)),
         "sentence": scan_sentence(result.vertebrae),
         "shape": list(image.grid.shape),
         "spacing_mm": [round(float(mm), 4) for mm in image.grid.spacing_mm],

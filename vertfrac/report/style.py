@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from vertfrac.files import replacing
 from vertfrac.genant import GRADE_LIMITS, GRADES
@@ -33,6 +36,14 @@ def grade_captions() -> tuple[str, ...]:
         above = "" if low is None else f"{low:.2f} < "
         captions.append(f"{name}  G > {low:.2f}" if high is None else f"{name}  {above}G ≤ {high:.2f}")
     return tuple(captions)
+
+
+def pixels(figure: Figure) -> NDArray[np.uint8]:
+    """A figure as the picture that `save` writes, (rows, columns, 3), RGB."""
+    figure.set_dpi(DPI)
+    canvas: Any = FigureCanvasAgg(figure)  # has no types
+    canvas.draw()
+    return np.array(canvas.buffer_rgba())[..., :3]
 
 
 def save(path: Path | str, figure: Figure) -> None:
