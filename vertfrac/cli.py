@@ -134,8 +134,9 @@ def _end_with(caller: int) -> None:
 def predict(scans: tuple[Path, ...], out: Path, model: Path | None, device: Device, threads: int | None) -> None:
     """Grade the vertebrae of CT scans: NIfTI files (.nii, .nii.gz) or DICOM folders.
 
-    Each scan gets a folder in OUT with vertebrae.parquet, vertebrae.csv, curve.parquet, scan.json and overlay.png;
-    OUT/scans.parquet and OUT/scans.csv list all scans, failed ones with the reason. Exits with 1 if any scan failed.
+    Each scan gets a folder in OUT with vertebrae.parquet, vertebrae.csv, curve.parquet, scan.json, views.json and
+    overlay.png; OUT/scans.parquet and OUT/scans.csv list all scans, failed ones with the reason; OUT/report.html shows
+    them all, to be checked, corrected and printed. Exits with 1 if any scan failed.
     """
     from vertfrac.inference.card import PRETRAINED
 
@@ -148,6 +149,15 @@ def predict(scans: tuple[Path, ...], out: Path, model: Path | None, device: Devi
         scans, out, model or PRETRAINED, device=chosen, tell=click.echo, warn=lambda line: click.echo(line, err=True)
     ):
         sys.exit(1)
+
+
+@main.command()
+@click.argument("out", type=PATH)
+def report(out: Path) -> None:
+    """Write OUT/report.html again, from the results that vertfrac predict left in OUT; no scan is read."""
+    from vertfrac.report.page import write_report
+
+    click.echo(f"Page: {write_report(out)}")
 
 
 @main.command()

@@ -10,14 +10,14 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from vertfrac import tables
-from vertfrac.cohorts.annotation_json import read_annotation
+from vertfrac.cohorts.annotation_json import check_scan, read_annotation, unmeasurable
 from vertfrac.cohorts.markups import ENDING as MARKUPS
 from vertfrac.cohorts.markups import read_markups
 from vertfrac.cohorts.sources import Scan
@@ -287,6 +287,10 @@ def _read_folder(folder: Path, case: str) -> pd.DataFrame:
     return found.reset_index(drop=True)
 
 
+def _is_own_form(path: Path) -> bool:
+    return path.suffix == ".json" and not path.name.endswith(MARKUPS) and path.is_file()
+
+
 def _scan(one: _Listed, listing: Path, annotated: Callable[[str], _Annotated]) -> Scan:
     image = one.image
     annotation = _of_path(one.annotation, one.case) if one.annotation is not None else annotated(one.case)
@@ -294,7 +298,12 @@ def _scan(one: _Listed, listing: Path, annotated: Callable[[str], _Annotated]) -
     def read() -> tuple[Image, pd.DataFrame]:
         if image is None:
             raise ImageError(f"{listing}: case {one.case} has no image, expected a NIfTI file or a DICOM folder")
-        return read_image(image), annotation.read()
+        found, rows = read_image(image), annotation.read()
+        left_out = []
+        for path in (path for path in annotation.files if _is_own_form(path)):
+            check_scan(path, one.case, found.grid)
+            left_out += unmeasurable(path, one.case)
+        return replace(found, warnings=(*found.warnings, *left_out)), rows
 
     return Scan(
         one.case,

@@ -22,6 +22,9 @@ from vertfrac.inference.held_out import curve_rows
 from vertfrac.inference.scan import ScanResult, analyse, worst
 from vertfrac.inference.weights import Model, load_model
 from vertfrac.report.figures import overlay
+from vertfrac.report.page import write_report
+from vertfrac.report.views import FILE as VIEWS
+from vertfrac.report.views import write_views
 
 
 def predict_scans(
@@ -35,7 +38,8 @@ def predict_scans(
 ) -> bool:
     """Measure scans one after the other; returns whether all of them succeeded.
 
-    A scan that fails keeps its row in ``out/scans.parquet`` and ``out/scans.csv`` with status and reason. tell :
+    A scan that fails keeps its row in ``out/scans.parquet`` and ``out/scans.csv``, and its line in ``out/report.html``,
+    with status and reason. tell :
     receives one line per scan, or ``warn``, where given, if the scan failed. Raises ModelError if the model folder is
     unusable.
     """
@@ -52,6 +56,7 @@ def predict_scans(
         rows.append(row)
     written = tables.write_table(out / "scans.parquet", tables.SCAN_RESULTS, rows)
     tables.write_csv(out / "scans.csv", written)
+    write_report(out)
     return all(row["status"] == "ok" for row in rows)
 
 
@@ -115,6 +120,7 @@ def _write_folder(
             vertebrae=vertebrae,
             title=case,
         )
+        write_views(folder / VIEWS, image=image, geometry=result.geometry, vertebrae=vertebrae)
         write_json(folder / "scan.json", _scan_card(case, path, image, result, model, round(reading, 4)))
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -135,17 +135,17 @@ def _body(folder: Path, row: Record) -> Record | None:
     if row["status"] != "ok":
         return None
     vertebrae = tables.read_table(folder / "vertebrae.parquet", tables.VERTEBRAE)
-    views = read_views(folder / FILE).model_dump(mode="json") if (folder / FILE).exists() else None
-    on_slice = views.pop("keypoints") if views is not None else {}
+    views = read_views(folder / FILE) if (folder / FILE).exists() else None
+    on_slice = {} if views is None else views.keypoints
     points = tables.keypoints_of(vertebrae)
     marks = [
         _vertebra(record, keypoints.tolist() if pd.notna(keypoints).all() else None, on_slice)
         for record, keypoints in zip(_records(vertebrae), points, strict=True)
     ]
-    return {"vertebrae": marks, "views": views, "scan": _facts(folder / "scan.json")}
+    return {"vertebrae": marks, "views": views and views.model_dump(mode="json", exclude={"keypoints"}), "scan": _facts(folder / "scan.json")}
 
 
-def _vertebra(row: Record, world: list[list[float]] | None, on_slice: dict[str, Any]) -> Record:
+def _vertebra(row: Record, world: list[list[float]] | None, on_slice: Mapping[int, Any]) -> Record:
     return {
         "number": row["vertebra"],
         "level": row["level"] or "",

@@ -59,6 +59,7 @@ function makeGroup(view) {
   for (let k = 0; k < 6; k++) group.append(svgElement("line", { class: "tick" }));
   for (let k = 0; k < 3; k++) group.append(svgElement("text", { class: "height" }));
   group.append(svgElement("line", { class: "leader" }), svgElement("text", { class: "label" }));
+  group.lastChild.append(svgElement("tspan"), svgElement("tspan", { class: "more" }));
   return group;
 }
 
@@ -72,11 +73,11 @@ function placeGroup(view, group, vertebra, slice, labelAt) {
   ticks.forEach((tick, k) => placeTick(tick, places[k], places[k ^ 1], TICK_MM * view.scale));
   texts.forEach((text, k) => {
     const [[x1, y1], [x2, y2]] = [places[2 * k], places[2 * k + 1]];
-    setAttributes(text, { x: (x1 + x2) / 2 + 4, y: (y1 + y2) / 2 + 4 });
+    setAttributes(text, { x: (x1 + x2) / 2, y: (y1 + y2) / 2 + 4, "text-anchor": "middle" });
     text.textContent = heights[k].toFixed(1);
   });
-  const label = `${nameOf(vertebra)}  ${grade < 0 ? "–" : indexText(index)}`;
-  placeLabel(rest[12], rest[13], label, labelAt);
+  const label = `${nameOf(vertebra)}  ${grade < 0 ? "–" : indexText(index)}`, more = heights.map((mm) => mm.toFixed(1)).join("  ");
+  placeLabel(rest[12], rest[13], [label, `   ${more} mm`], labelAt);
   if (view.name === HANDLE_VIEW) setAttributes(group, { "aria-label": spoken(vertebra, heights, index, grade) });
 }
 
@@ -99,7 +100,8 @@ function placeTick(tick, [x, y], [ox, oy], length) {
 function labelPlace(view, vertebra, slice) {
   const places = vertebra.points.map((point) => onScreen(view, placeIn(view, point, slice)));
   const xs = places.map((place) => place[0]), y = (places[2][1] + places[3][1]) / 2;
-  const ahead = view.name === "sagittal", edge = ahead ? Math.min(...xs) - 10 : Math.max(...xs) + 12;
+  const ahead = view.name === "sagittal", beside = view.scale >= HEIGHTS_FROM_SCALE ? 24 : 12;
+  const edge = ahead ? Math.min(...xs) - beside : Math.max(...xs) + beside;
   return { x: edge, from: ahead ? edge + 6 : edge - 6, y, at: y, anchor: ahead ? "end" : "start" };
 }
 
@@ -123,7 +125,7 @@ function apart(labels) {
 function placeLabel(leader, text, words, { x, from, y, at, anchor }) {
   setAttributes(text, { x, y: at + 4, "text-anchor": anchor });
   placeLine(leader, [from, y], [x + (anchor === "end" ? 2 : -2), at]);
-  if (text.textContent !== words) text.textContent = words;
+  words.forEach((part, k) => text.children[k].textContent !== part && (text.children[k].textContent = part));
 }
 
 /** The six points of the chosen vertebra as handles, in the straightened slice alone. */
