@@ -214,8 +214,8 @@ def test_predict_writes_the_promised_files(tmp_path: Path, scan: Path, model: Pa
     succeeded, _ = _predict([scan], tmp_path / "out", model)
     assert succeeded
     assert {p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*") if p.is_file()} == {
-        "scans.parquet", "scans.csv", "one/vertebrae.parquet", "one/vertebrae.csv", "one/curve.parquet",
-        "one/scan.json", "one/overlay.png",
+        "report.html", "scans.parquet", "scans.csv", "one/vertebrae.parquet", "one/vertebrae.csv", "one/curve.parquet",
+        "one/scan.json", "one/overlay.png", "one/views.json",
     }  # fmt: skip
 
 
