@@ -90,7 +90,7 @@ function showVertebra(view, points, slice, closely) {
     return;
   }
   const [x, y] = onScreen(view, [u, v]), { clientWidth, clientHeight } = view.screen;
-  if (x < 20 || y < 20 || x > clientWidth - 20 || y > clientHeight - 20) centerAt(view, [u, v]);
+  if (x < 0 || y < 0 || x > clientWidth || y > clientHeight) centerAt(view, [u, v]);
 }
 
 function drawPicture(view) {
