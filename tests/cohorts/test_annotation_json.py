@@ -95,7 +95,11 @@ def test_every_level_is_parsed_and_lies_below_the_one_before() -> None:
 def test_a_vertebra_that_cannot_be_measured_is_left_out_and_named(tmp_path: Path) -> None:
     content = _content()
     (one,) = content["experts"]["a"]
-    content["experts"]["a"] = [one, {**one, "level": "L2", "measurable": False}, {**one, "level": None, "measurable": False}]
+    content["experts"]["a"] = [
+        one,
+        {**one, "level": "L2", "measurable": False},
+        {**one, "level": None, "measurable": False},
+    ]
     path = tmp_path / "c.json"
     path.write_text(json.dumps(content))
     assert read_annotation(path, "c")["level"].tolist() == ["L1"]

@@ -20,7 +20,7 @@ from vertfrac.report.page import write_report
 
 from .conftest import Graded
 
-HOSTILE = "o'hare \"x\" </script><script>alert(1)</script> Ωмега 脊椎 &amp;"
+HOSTILE = 'o\'hare "x" </script><script>alert(1)</script> Ωмега 脊椎 &amp;'
 
 
 def _data(page: str, name: str) -> Any:

@@ -59,7 +59,9 @@ class Opened:
         return found
 
     def row(self, name: str) -> Any:
-        return self.page.locator("#measures tbody tr").filter(has=self.page.get_by_role("button", name=name, exact=True))
+        return self.page.locator("#measures tbody tr").filter(
+            has=self.page.get_by_role("button", name=name, exact=True)
+        )
 
     def G(self, name: str) -> float:  # noqa: N802  # the index has this name
         return float(self.row(name).locator("td.G").get_attribute("data-value"))
@@ -110,7 +112,9 @@ def five(grade_scans: GradeScans) -> Path:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_no_serious_violation_of_accessibility(open_at: Callable[..., Opened], grade_scans: GradeScans, size: str) -> None:
+def test_no_serious_violation_of_accessibility(
+    open_at: Callable[..., Opened], grade_scans: GradeScans, size: str
+) -> None:
     from axe_playwright_python.sync_playwright import Axe
 
     path = write_report(grade_scans({"five": 5}, {"bad": "no spine found"}, warnings="thick slices").out)
@@ -258,9 +262,7 @@ def _drag(one: Opened, name: str, k: int, dx: float, dy: float) -> None:
     one.page.mouse.up()
 
 
-def test_a_dragged_keypoint_changes_g_as_vertfrac_computes_it(
-    open_at: Callable[..., Opened], five: Path
-) -> None:
+def test_a_dragged_keypoint_changes_g_as_vertfrac_computes_it(open_at: Callable[..., Opened], five: Path) -> None:
     one = open_at()
     one.open(five)
     before, scale = one.vertebrae()[1], one.page.evaluate("views.straight.scale")
@@ -391,7 +393,9 @@ def test_a_file_is_opened_again_or_refused_in_one_line(
     }.items():
         path.write_text(content)
         one.page.set_input_files("#file", path)
-        one.page.wait_for_function("(words) => document.getElementById('status').textContent.includes(words)", arg=words)
+        one.page.wait_for_function(
+            "(words) => document.getElementById('status').textContent.includes(words)", arg=words
+        )
         assert one.vertebrae() == untouched
     path.write_text(text)
     one.page.set_input_files("#file", path)

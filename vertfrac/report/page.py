@@ -142,7 +142,11 @@ def _body(folder: Path, row: Record) -> Record | None:
         _vertebra(record, keypoints.tolist() if pd.notna(keypoints).all() else None, on_slice)
         for record, keypoints in zip(_records(vertebrae), points, strict=True)
     ]
-    return {"vertebrae": marks, "views": views and views.model_dump(mode="json", exclude={"keypoints"}), "scan": _facts(folder / "scan.json")}
+    return {
+        "vertebrae": marks,
+        "views": views and views.model_dump(mode="json", exclude={"keypoints"}),
+        "scan": _facts(folder / "scan.json"),
+    }
 
 
 def _vertebra(row: Record, world: list[list[float]] | None, on_slice: Mapping[int, Any]) -> Record:

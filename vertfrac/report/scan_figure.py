@@ -55,9 +55,7 @@ class SagittalView:
     cropped: bool
 
 
-def sagittal_view(
-    image: Image, curve: Curve, upper_z: float, lower_z: float, finest_mm: float = 0.4
-) -> SagittalView:
+def sagittal_view(image: Image, curve: Curve, upper_z: float, lower_z: float, finest_mm: float = 0.4) -> SagittalView:
     """Sample the scan on the sagittal surface through a curve.
 
     At each height z the x is that of the curve there, or of its nearest end. upper_z, lower_z : limits of the spine,

@@ -148,7 +148,9 @@ def _straight(image: Image, geometry: StraightSlice, step_mm: float) -> View:
 def _coronal(image: Image, curve: Curve, upper_z: float, lower_z: float) -> View:
     """The coronal surface through the curve: at each height z the y is that of the curve there, or of its nearest end."""
     ends = np.array(image.grid.shape) - 0.5
-    corners = image.grid.to_world([(i, j, k) for i in (-0.5, ends[0]) for j in (-0.5, ends[1]) for k in (-0.5, ends[2])])
+    corners = image.grid.to_world(
+        [(i, j, k) for i in (-0.5, ends[0]) for j in (-0.5, ends[1]) for k in (-0.5, ends[2])]
+    )
     points = curve.points_world
     x_low, x_high, _ = cut(corners[:, 0], points[:, 0].min() - _LATERAL_MM, points[:, 0].max() + _LATERAL_MM)
     z_low, z_high, _ = cut(corners[:, 2], lower_z - _ABOVE_MM, upper_z + _ABOVE_MM)

@@ -76,9 +76,9 @@ function drawItem(item, { index, head, worst, edited, unsaved }) {
 
 function lineOf(head, worst, edited, unsaved) {
   return [
+    edited ? (unsaved ? "corrected, not downloaded" : "corrected") : "",
     counted(worst.measured, "vertebra", "vertebrae"),
     head.warnings.length ? counted(head.warnings.length, "warning", "warnings") : "",
-    edited ? (unsaved ? "corrected, not downloaded" : "corrected") : "",
   ].filter(Boolean).join(" · ");
 }
 
