@@ -38,6 +38,8 @@ ARGUMENTS = [
 SIZES = {"wide": (1400, 900), "narrow": (390, 844)}
 WAIT_MS = 60_000
 
+UNGRADED = "\N{EN DASH}"
+
 GradeScans = Callable[..., Graded]
 
 
@@ -158,8 +160,12 @@ def test_one_vertebra_or_forty(open_at: Callable[..., Opened], grade_scans: Grad
 def test_pictures_and_their_window(open_at: Callable[..., Opened], five: Path) -> None:
     one = open_at()
     one.open(five)
-    mean = """() => { const c = document.querySelector('#straight canvas'), d = c.getContext('2d')
-        .getImageData(c.width / 2 - 20, c.height / 2 - 20, 40, 40).data; return d.reduce((a, b) => a + b, 0) / d.length }"""
+    mean = """() => {
+        const { width, height } = document.querySelector('#straight canvas');
+        const context = document.querySelector('#straight canvas').getContext('2d');
+        const { data } = context.getImageData(width / 2 - 20, height / 2 - 20, 40, 40);
+        return data.reduce((a, b) => a + b, 0) / data.length;
+    }"""
     before = one.page.evaluate(mean)
     one.page.fill("#level", "900")
     one.page.keyboard.press("Tab")
@@ -239,8 +245,10 @@ def test_the_page_maps_points_like_the_geometry_does(open_at: Callable[..., Open
         "points": points.tolist(),
     }
     world, back = one.page.evaluate(
-        """({curve, slice, points}) => { const own = {...slice, path: readCurve(curve)}, world = points.map((p) => toWorld(own, p));
-            return [world, world.map((p) => toSlice(own, p))] }""",
+        """({ curve, slice, points }) => {
+            const own = { ...slice, path: readCurve(curve) }, world = points.map((point) => toWorld(own, point));
+            return [world, world.map((point) => toSlice(own, point))];
+        }""",
         given,
     )
     np.testing.assert_allclose(world, geometry.to_world(points), atol=1e-9)
@@ -298,7 +306,7 @@ def test_vertebrae_are_marked_deleted_added_and_all_is_undone(open_at: Callable[
     one = open_at()
     one.open(five)
     start, verdict = one.vertebrae(), one.page.locator("#verdict").inner_text()
-    assert one.row("4").locator("td.grade").inner_text() == "–"
+    assert one.row("4").locator("td.grade").inner_text() == UNGRADED
 
     one.row("4").get_by_role("button", name="cannot be measured").click()
     assert one.row("4").locator("td.grade").inner_text() == "mild", "the reader measures what the model left out"

@@ -77,7 +77,7 @@ def test_the_straight_picture_lies_on_the_slice(tmp_path: Path) -> None:
 
 def test_the_slice_and_its_keypoints_come_back_exactly(tmp_path: Path) -> None:
     geometry = bent_slice(6.0)
-    points = body_on(geometry, 40.25, (20, 18, 21)) + [0.5, 0, 0]
+    points = np.add(body_on(geometry, 40.25, (20, 18, 21)), [0.5, 0, 0])
     rows = [{"vertebra": 7, "status": "ok", **tables.keypoint_values(points)}]
     views = _written(tmp_path / "v.json", _ramp(0), geometry, rows)
     read = views.slice.geometry()

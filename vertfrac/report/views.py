@@ -51,7 +51,7 @@ class _Part(BaseModel):
 
 
 class View(_Part):
-    """A picture in its plane: size in pixels, pixel size, outer left and upper edge in mm, and a WebP file as base64."""
+    """A picture in its plane: size in pixels, pixel size, outer left and upper edge in mm, a WebP file as base64."""
 
     columns: int
     rows: int
@@ -146,7 +146,7 @@ def _straight(image: Image, geometry: StraightSlice, step_mm: float) -> View:
 
 
 def _coronal(image: Image, curve: Curve, upper_z: float, lower_z: float) -> View:
-    """The coronal surface through the curve: at each height z the y is that of the curve there, or of its nearest end."""
+    """The coronal surface through the curve: at each height z the y is that of the curve, or of its nearest end."""
     ends = np.array(image.grid.shape) - 0.5
     corners = image.grid.to_world(
         [(i, j, k) for i in (-0.5, ends[0]) for j in (-0.5, ends[1]) for k in (-0.5, ends[2])]
