@@ -136,16 +136,10 @@ def read_table(path: Path | str, schema: Schema) -> pd.DataFrame:
     absent = [name for name in required if name not in data.columns]
     if absent:
         raise TableError(f"{path}: column {absent[0]} is missing, expected the columns {', '.join(required)}")
-    if path.suffix == ".csv":
-        data = _with_texts(data, _QUOTED, "")
     try:
         return _typed(schema, data)
     except TableError as error:
         raise TableError(f"{path}: {error}") from error
-
-
-_QUOTED = re.compile(r"^'(?='*[=+\-@\t\r])")
-"""The apostrophe that `write_csv` has put in front of a formula."""
 
 
 def read_tables(paths: Sequence[Path | str], schema: Schema) -> pd.DataFrame:

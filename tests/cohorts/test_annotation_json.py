@@ -14,9 +14,18 @@ import pytest
 from numpy.typing import NDArray
 
 from vertfrac import tables
-from vertfrac.cohorts.annotation_json import FORMAT, annotation_rows, json_schema, read_annotation, write_annotation
+from vertfrac.cohorts.annotation_json import (
+    FORMAT,
+    annotation_rows,
+    check_scan,
+    json_schema,
+    read_annotation,
+    unmeasurable,
+    write_annotation,
+)
 from vertfrac.cohorts.levels import LEVELS, parse_level, place
 from vertfrac.errors import AnnotationError
+from vertfrac.geometry.grid import Grid
 from vertfrac.geometry.keypoints import KEYPOINTS
 
 Floats = NDArray[np.float64]
@@ -83,6 +92,41 @@ def test_every_level_is_parsed_and_lies_below_the_one_before() -> None:
     assert [parse_level(text) for text in ("S1", "C8", "T14", "L0", "", "7")] == [None] * 6
 
 
+def test_a_vertebra_that_cannot_be_measured_is_left_out_and_named(tmp_path: Path) -> None:
+    content = _content()
+    (one,) = content["experts"]["a"]
+    content["experts"]["a"] = [
+        one,
+        {**one, "level": "L2", "measurable": False},
+        {**one, "level": None, "measurable": False},
+    ]
+    path = tmp_path / "c.json"
+    path.write_text(json.dumps(content))
+    assert read_annotation(path, "c")["level"].tolist() == ["L1"]
+    assert unmeasurable(path, "c") == (
+        "c.json: a: L2 cannot be measured and is left out",
+        "c.json: a: vertebra 3 cannot be measured and is left out",
+    )
+    jsonschema.Draft202012Validator(json.loads(PUBLISHED.read_text())).validate(content)
+
+
+def test_an_annotation_of_another_scan_of_the_same_name_is_refused(tmp_path: Path) -> None:
+    grid = Grid((40, 50, 80), np.diag([2.0, 2.0, 1.5, 1.0]))
+    path = tmp_path / "c.json"
+    for scan, fits in (
+        (None, True),
+        ({"shape": [40, 50, 80], "spacing_mm": [2, 2, 1.5]}, True),
+        ({"shape": [40, 50, 81], "spacing_mm": [2, 2, 1.5]}, False),
+        ({"shape": [40, 50, 80], "spacing_mm": [2, 2, 3]}, False),
+    ):
+        path.write_text(json.dumps(_content(scan=scan)))
+        if fits:
+            check_scan(path, "c", grid)
+        else:
+            with pytest.raises(AnnotationError, match=r"c\.json: is of a scan of .*, expected one of 40 x 50 x 80 vox"):
+                check_scan(path, "c", grid)
+
+
 def _without(key: str) -> dict[str, Any]:
     content = _content()
     del content["experts"]["a"][0]["keypoints"][key]
@@ -107,6 +151,7 @@ def _without(key: str) -> dict[str, Any]:
             "experts.a.0.keypoints.anterior_superior: Field required (and 5",
         ),
         (_content(surprise=1), "surprise: "),
+        (_content(scan={"shape": [1, 2], "spacing_mm": [1, 1, 1]}), "scan.shape"),
         (_without("posterior_inferior"), "experts.a.0.keypoints.posterior_inferior: Field required"),
     ],
 )

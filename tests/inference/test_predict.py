@@ -222,8 +222,9 @@ def test_predict_writes_the_promised_files(tmp_path: Path, scan: Path, model: Pa
     succeeded, _ = _predict([scan], tmp_path / "out", model)
     assert succeeded
     assert {p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*") if p.is_file()} == {
-        "scans.parquet", "scans.csv", "vertebrae.parquet", "vertebrae.csv", "one/vertebrae.parquet",
+        "report.html", "scans.parquet", "scans.csv", "vertebrae.parquet", "vertebrae.csv", "one/vertebrae.parquet",
         "one/vertebrae.csv", "one/curve.parquet", "one/scan.json", "one/overlay.png", "one/rulers.mrk.json",
+        "one/views.json",
     }  # fmt: skip
 
 

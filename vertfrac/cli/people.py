@@ -47,9 +47,10 @@ def predict(
 ) -> None:
     """Grade the vertebrae of CT scans: NIfTI files (.nii, .nii.gz) or DICOM folders.
 
-    Each scan gets a folder in OUT with vertebrae.parquet, vertebrae.csv, curve.parquet, rulers.mrk.json, scan.json and
-    overlay.png; OUT/scans.parquet and OUT/scans.csv list all scans, failed ones with the reason, and
-    OUT/vertebrae.parquet and OUT/vertebrae.csv all vertebrae. Prints a sentence and a table per scan; failures go to standard error.
+    Each scan gets a folder in OUT with vertebrae.parquet, vertebrae.csv, curve.parquet, rulers.mrk.json, scan.json,
+    views.json and overlay.png; OUT/scans.parquet and OUT/scans.csv list all scans, failed ones with the reason,
+    OUT/vertebrae.parquet and OUT/vertebrae.csv all vertebrae; OUT/report.html shows them all, to be checked, corrected
+    and printed. Prints a sentence and a table per scan; failures go to standard error.
     """
     from vertfrac.inference.card import PRETRAINED
 
@@ -66,6 +67,15 @@ def predict(
         succeeded = predict_scans(scans, out, model or PRETRAINED, device=chosen, watcher=printing, dicom=dicom)
     if not succeeded:
         sys.exit(1)
+
+
+@main.command()
+@click.argument("out", type=PATH)
+def report(out: Path) -> None:
+    """Write OUT/report.html again, from the results that vertfrac predict left in OUT; no scan is read."""
+    from vertfrac.report.page import write_report
+
+    click.echo(f"Page: {write_report(out)}")
 
 
 @main.command()

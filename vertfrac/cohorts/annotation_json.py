@@ -18,6 +18,7 @@ from vertfrac import tables
 from vertfrac.cohorts.levels import LEVELS, parse_level
 from vertfrac.errors import AnnotationError, TableError
 from vertfrac.files import read_json, write_json
+from vertfrac.geometry.grid import Grid
 from vertfrac.geometry.keypoints import KEYPOINTS
 
 FORMAT = "vertfrac-annotation/1"
@@ -62,7 +63,21 @@ class Vertebra(_Part):
     """One vertebra as one expert marked it."""
 
     level: Level | None = Field(None, description="left out or null where unknown")
+    measurable: bool = Field(
+        True, description="false: the expert says that it cannot be measured; its keypoints then say where it is"
+    )
     keypoints: Keypoints
+
+
+Count = Annotated[int, Field(ge=1)]
+Length = Annotated[FiniteFloat, Field(gt=0)]
+
+
+class ScanFacts(_Part):
+    """What tells the annotated scan from another one of the same name. Axes: right, anterior, superior."""
+
+    shape: tuple[Count, Count, Count] = Field(description="voxels along each axis")
+    spacing_mm: tuple[Length, Length, Length] = Field(description="distance of neighbouring voxels along each axis")
 
 
 class Annotation(_Part):
@@ -72,6 +87,7 @@ class Annotation(_Part):
     case: str = Field(min_length=1, description="name of the case")
     frame: Literal["RAS"] = Field("RAS", description="of all points: world coordinates to right, anterior, superior")
     unit: Literal["mm"] = Field("mm", description="of all points")
+    scan: ScanFacts | None = Field(None, description="of the scan that was annotated; left out or null where unknown")
     experts: dict[Annotated[str, Field(min_length=1)], list[Vertebra]] = Field(
         min_length=1, description="expert -> the vertebrae that this expert marked, in any order"
     )
@@ -83,7 +99,46 @@ def json_schema() -> dict[str, Any]:
 
 
 def read_annotation(path: Path, case: str) -> pd.DataFrame:
-    """The rows of ANNOTATIONS of one file; AnnotationError names the file, what was found and what was expected."""
+    """The rows of ANNOTATIONS of one file; AnnotationError names the file, what was found and what was expected.
+
+    Vertebrae that an expert says cannot be measured have no row; ``unmeasurable`` names them.
+    """
+    return _rows(_read(path, case))
+
+
+def unmeasurable(path: Path, case: str) -> tuple[str, ...]:
+    """One sentence for each vertebra of a file that an expert says cannot be measured."""
+    return tuple(
+        f"{path.name}: {expert}: {_name(vertebra, number)} cannot be measured and is left out"
+        for expert, vertebrae in _read(path, case).experts.items()
+        for number, vertebra in enumerate(vertebrae, start=1)
+        if not vertebra.measurable
+    )
+
+
+def check_scan(path: Path, case: str, grid: Grid) -> None:
+    """Raise AnnotationError if a file says that it is of a scan of another size or spacing."""
+    facts = _read(path, case).scan
+    if facts is None:
+        return
+    found = (*facts.shape, *facts.spacing_mm)
+    expected = (*grid.shape, *grid.spacing_mm.tolist())
+    if any(abs(a - b) > 1e-3 * abs(b) for a, b in zip(found, expected, strict=True)):
+        raise AnnotationError(
+            f"{path}: is of a scan of {_size(facts.shape, facts.spacing_mm)}, "
+            f"expected one of {_size(grid.shape, grid.spacing_mm)}"
+        )
+
+
+def _size(shape: Iterable[int], spacing_mm: Iterable[float]) -> str:
+    return f"{' x '.join(map(str, shape))} voxels of {' x '.join(f'{mm:.2f}' for mm in spacing_mm)} mm"
+
+
+def _name(vertebra: Vertebra, number: int) -> str:
+    return vertebra.level or f"vertebra {number}"
+
+
+def _read(path: Path, case: str) -> Annotation:
     try:
         content = read_json(path)
     except TableError as error:
@@ -97,12 +152,17 @@ def read_annotation(path: Path, case: str) -> pd.DataFrame:
         raise AnnotationError(f"{path}: {_first_problem(error)}") from error
     if annotation.case != case:
         raise AnnotationError(f"{path}: holds the annotation of case {annotation.case!r}, expected that of {case!r}")
+    return annotation
+
+
+def _rows(annotation: Annotation) -> pd.DataFrame:
     return annotation_rows(
-        case,
+        annotation.case,
         [
             (expert, vertebra.level or "", [getattr(vertebra.keypoints, name) for name in KEYPOINTS])
             for expert, vertebrae in annotation.experts.items()
             for vertebra in vertebrae
+            if vertebra.measurable
         ],
     )
 

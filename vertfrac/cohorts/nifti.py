@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 
 from vertfrac import tables
-from vertfrac.cohorts.annotation_json import read_annotation
+from vertfrac.cohorts.annotation_json import check_scan, read_annotation, unmeasurable
 from vertfrac.cohorts.markups import ENDING as MARKUPS
 from vertfrac.cohorts.markups import passed_over, read_markups
 from vertfrac.cohorts.sources import Scan
@@ -298,6 +298,10 @@ def _read_folder(folder: Path, case: str) -> pd.DataFrame:
     return found.reset_index(drop=True)
 
 
+def _is_own_form(path: Path) -> bool:
+    return path.suffix == ".json" and not path.name.endswith(MARKUPS) and path.is_file()
+
+
 def _scan(one: _Listed, listing: Path, annotated: Callable[[str], _Annotated]) -> Scan:
     image = one.image
     annotation = _of_path(one.annotation, one.case) if one.annotation is not None else annotated(one.case)
@@ -306,7 +310,11 @@ def _scan(one: _Listed, listing: Path, annotated: Callable[[str], _Annotated]) -
         if image is None:
             raise ImageError(f"{listing}: case {one.case} has no image, expected a NIfTI file or a DICOM folder")
         scan, rows = read_image(image), annotation.read()
-        return replace(scan, warnings=(*scan.warnings, *annotation.notes())), rows
+        left_out = annotation.notes()
+        for path in (path for path in annotation.files if _is_own_form(path)):
+            check_scan(path, one.case, scan.grid)
+            left_out += unmeasurable(path, one.case)
+        return replace(scan, warnings=(*scan.warnings, *left_out)), rows
 
     return Scan(
         one.case,

@@ -1,11 +1,11 @@
 """What other libraries and file systems say, made fit for a message or a cell of one line."""
 
+from __future__ import annotations
+
 import unicodedata
 
 _UNSEEN = {"Cc", "Cs", "Zl", "Zp"}
 """Control characters, halves of characters (which stand for bytes of a file name that are no text), line ends."""
-
-from __future__ import annotations
 
 
 def one_line(error: BaseException) -> str:

@@ -25,9 +25,12 @@ from vertfrac.inference.scan import ScanResult, analyse, worst
 from vertfrac.inference.weights import Model, load_model
 from vertfrac.report import slicer
 from vertfrac.report.figures import overlay
+from vertfrac.report.page import write_report
 from vertfrac.report.scan_figure import draw_overlay
 from vertfrac.report.sentence import failure_sentence, scan_sentence
 from vertfrac.report.style import pixels
+from vertfrac.report.views import FILE as VIEWS
+from vertfrac.report.views import write_views
 
 RESERVED = ("scans.parquet", "scans.csv", "vertebrae.parquet", "vertebrae.csv", "report.html")
 """Files in the folder of results: no scan's own folder may be called so."""
@@ -70,10 +73,10 @@ def predict_scans(
 ) -> bool:
     """Measure scans one after the other; returns whether all of them succeeded.
 
-    A scan that fails keeps its row in ``out/scans.parquet`` and ``out/scans.csv`` with status and reason; the vertebrae
-    of all scans are in ``out/vertebrae.parquet`` and ``out/vertebrae.csv``. tell : receives one line per scan. dicom :
-    write DICOM objects of each scan too. Raises ModelError if the model folder is unusable, ImageError if DICOM objects
-    of a NIfTI file are wanted.
+    A scan that fails keeps its row in ``out/scans.parquet`` and ``out/scans.csv``, and its line in ``out/report.html``,
+    with status and reason; the vertebrae of all scans are in ``out/vertebrae.parquet`` and ``out/vertebrae.csv``.
+    tell : receives one line per scan. dicom : write DICOM objects of each scan too. Raises ModelError if the model
+    folder is unusable, ImageError if DICOM objects of a NIfTI file are wanted.
     """
     if dicom and (others := [path for path in scans if is_nifti(path)]):
         raise ImageError(f"{others[0]}: a NIfTI file, expected a folder with a DICOM series: --dicom needs its study")
@@ -96,6 +99,7 @@ def predict_scans(
     tables.write_csv(out / "scans.csv", written)
     written = tables.write_table(out / "vertebrae.parquet", tables.VERTEBRAE, pd.concat(vertebrae))
     tables.write_csv(out / "vertebrae.csv", written.drop(columns=["repeat", "fold"]))
+    write_report(out)
     return all(row["status"] == "ok" for row in rows)
 
 
@@ -186,6 +190,7 @@ def write_folder(
         )
         if source is not None:
             _write_dicom(folder, source, image, result, vertebrae, model)
+        write_views(folder / VIEWS, image=image, geometry=result.geometry, vertebrae=vertebrae)
         write_json(folder / "scan.json", _scan_card(case, path, image, result, model, round(reading, 4)))
 
 

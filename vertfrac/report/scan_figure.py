@@ -55,11 +55,11 @@ class SagittalView:
     cropped: bool
 
 
-def sagittal_view(image: Image, curve: Curve, upper_z: float, lower_z: float) -> SagittalView:
+def sagittal_view(image: Image, curve: Curve, upper_z: float, lower_z: float, finest_mm: float = 0.4) -> SagittalView:
     """Sample the scan on the sagittal surface through a curve.
 
     At each height z the x is that of the curve there, or of its nearest end. upper_z, lower_z : limits of the spine,
-    around which the view is cropped, world mm.
+    around which the view is cropped, world mm. finest_mm : no pixel is smaller.
     """
     ends = [(-0.5, n - 0.5) for n in image.grid.shape]
     corners = image.grid.to_world(list(product(*ends)))
@@ -67,9 +67,9 @@ def sagittal_view(image: Image, curve: Curve, upper_z: float, lower_z: float) ->
     spine_y = points[(points[:, 2] <= upper_z) & (points[:, 2] >= lower_z), 1]
     if not len(spine_y):
         spine_y = points[:, 1]
-    y_low, y_high, y_cut = _cut(corners[:, 1], spine_y.min() - _POSTERIOR_MM, spine_y.max() + _ANTERIOR_MM)
-    z_low, z_high, z_cut = _cut(corners[:, 2], lower_z - _ABOVE_MM, upper_z + _ABOVE_MM)
-    step = float(np.clip(image.grid.spacing_mm[1:].min(), 0.4, 1.5))
+    y_low, y_high, y_cut = cut(corners[:, 1], spine_y.min() - _POSTERIOR_MM, spine_y.max() + _ANTERIOR_MM)
+    z_low, z_high, z_cut = cut(corners[:, 2], lower_z - _ABOVE_MM, upper_z + _ABOVE_MM)
+    step = float(np.clip(image.grid.spacing_mm[1:].min(), finest_mm, 1.5))
     columns, rows = (max(1, round((high - low) / step)) for low, high in ((y_low, y_high), (z_low, z_high)))
     y = y_high - (np.arange(columns) + 0.5) * step
     z = z_high - (np.arange(rows) + 0.5) * step
@@ -80,7 +80,7 @@ def sagittal_view(image: Image, curve: Curve, upper_z: float, lower_z: float) ->
     return SagittalView(hu, (y_high, y_high - columns * step, z_high - rows * step, z_high), y_cut or z_cut)
 
 
-def _cut(corners: Floats, low: float, high: float) -> tuple[float, float, bool]:
+def cut(corners: Floats, low: float, high: float) -> tuple[float, float, bool]:
     """The part of the scan between two limits, or all of it if they miss it; and whether the scan reaches further."""
     start, stop = float(corners.min()), float(corners.max())
     kept = max(start, low), min(stop, high)
