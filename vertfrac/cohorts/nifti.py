@@ -310,7 +310,7 @@ def _scan(one: _Listed, listing: Path, annotated: Callable[[str], _Annotated]) -
         if image is None:
             raise ImageError(f"{listing}: case {one.case} has no image, expected a NIfTI file or a DICOM folder")
         scan, rows = read_image(image), annotation.read()
-        left_out = annotation.notes()
+        left_out = list(annotation.notes())
         for path in (path for path in annotation.files if _is_own_form(path)):
             check_scan(path, one.case, scan.grid)
             left_out += unmeasurable(path, one.case)
