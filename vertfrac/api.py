@@ -55,7 +55,7 @@ def predict(
     image, name = _read(scan, affine)
     seconds = time.perf_counter() - start
     named = case_name(case) if case else case_name(name) if name else "scan"
-    return predict_image(image, trained, case=named, source=printable(str(image.source)), read_seconds=seconds)
+    return predict_image(image, trained, case=named, source=printable(image.source), read_seconds=seconds)
 
 
 def load_model(folder: AnyPath | None = None, *, device: Device = "auto") -> Model:

@@ -30,7 +30,12 @@ _CLI = "vertfrac.cli"
 NOT_COMPUTING = {"click", "filelock"}
 """Libraries on which no result depends: they read options and lock files."""
 
-DISTRIBUTIONS = {"sklearn": ("scikit-learn",), "yaml": ("pyyaml",), "pydicom": ("pydicom", "python-gdcm", "pyjpegls")}
+DISTRIBUTIONS = {
+    "PIL": ("pillow",),
+    "pydicom": ("pydicom", "python-gdcm", "pyjpegls"),
+    "sklearn": ("scikit-learn",),
+    "yaml": ("pyyaml",),
+}
 """What to install for an import, where that is not its name; of pydicom also the decoders that it finds by itself."""
 
 

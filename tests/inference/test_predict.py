@@ -310,7 +310,7 @@ def test_a_series_without_frame_of_reference_has_no_dicom_objects_and_says_why(
     assert not succeeded
     assert "FrameOfReferenceUID is missing" in said[0]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "scans.csv", "scans.parquet", "vertebrae.csv", "vertebrae.parquet",
+        "report.html", "scans.csv", "scans.parquet", "vertebrae.csv", "vertebrae.parquet",
     ]  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from vertfrac.cli.archives import archive_list, archive_measure, archive_summary
 from vertfrac.cli.cohorts import cohort_check, cohort_schema, folds, index, ingest, merge, resample, slices
 from vertfrac.cli.group import main
 from vertfrac.cli.measuring import curves, detect, export, straighten, transfer
-from vertfrac.cli.people import keypoints_from_mask, phantom, predict, pretrain
+from vertfrac.cli.people import keypoints_from_mask, phantom, predict, pretrain, report
 from vertfrac.cli.scores import evaluate, experts, figures, summary
 from vertfrac.cli.trainings import train_detector, train_localizer, trained_with
 
@@ -39,6 +39,7 @@ __all__ = [
     "predict",
     "predict_schema",
     "pretrain",
+    "report",
     "resample",
     "slices",
     "status",

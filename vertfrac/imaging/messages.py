@@ -13,8 +13,8 @@ def one_line(error: BaseException) -> str:
     return printable(" ".join(str(error).split())) or type(error).__name__
 
 
-def printable(text: str) -> str:
+def printable(text: object) -> str:
     """A text with each character that would break a line, a terminal or an encoding as an escape such as ``\\\\n``."""
     return "".join(
-        c.encode("unicode_escape").decode("ascii") if unicodedata.category(c) in _UNSEEN else c for c in text
+        c.encode("unicode_escape").decode("ascii") if unicodedata.category(c) in _UNSEEN else c for c in str(text)
     )

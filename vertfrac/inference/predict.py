@@ -128,7 +128,7 @@ def predict_scan(case: str, path: Path, model: Model, folder: Path | None, *, di
     there too, for which the scan must be a DICOM series.
     """
     start = time.perf_counter()
-    vertebrae, source = tables.VERTEBRAE.frame([]), printable(str(path))
+    vertebrae, source = tables.VERTEBRAE.frame([]), printable(path)
     seconds: dict[str, float] = {}
     warnings: tuple[str, ...] = ()
     try:
@@ -216,7 +216,7 @@ def _scan_card(case: str, path: Path, image: Image, result: ScanResult, model: M
     statuses = result.vertebrae["status"]
     return {
         "case": case,
-        "source": printable(str(path)),
+        "source": printable(path),
         "sentence": scan_sentence(result.vertebrae),
         "shape": list(image.grid.shape),
         "spacing_mm": [round(float(mm), 4) for mm in image.grid.spacing_mm],
