@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
 from vertfrac import tables
-from vertfrac.genant import grade as grade_of
 from vertfrac.geometry.curve import Curve
 from vertfrac.geometry.keypoints import HEIGHTS
 from vertfrac.geometry.straighten import StraightSlice, sample
 from vertfrac.imaging import Image
+from vertfrac.report.sentence import genant_text
 from vertfrac.report.style import GRADE_COLOURS, PIXEL_PT, UNGRADED_COLOUR, grade_captions
 
 Floats = NDArray[np.float64]
@@ -190,7 +190,7 @@ def _mark(row: dict[Any, Any], straight: Floats, sagittal: Floats) -> _Mark:
     return _Mark(
         vertebra=int(row["vertebra"]),
         name=str(row["vertebra"] if pd.isna(level) or not level else level),
-        verdict=_index_text(row["genant"], grade) if graded else str(row["status"]).replace("_", " "),
+        verdict=genant_text(row["genant"]) if graded else str(row["status"]).replace("_", " "),
         heights=tuple(f"{mm:.1f}" if np.isfinite(mm) else "n/a" for mm in measures) if graded else ("", "", ""),
         colour=GRADE_COLOURS[grade] if graded else UNGRADED_COLOUR,
         graded=graded,
@@ -198,12 +198,6 @@ def _mark(row: dict[Any, Any], straight: Floats, sagittal: Floats) -> _Mark:
         straight=straight,
         sagittal=sagittal,
     )
-
-
-def _index_text(index: float, grade: int) -> str:
-    """G with two decimals, or with as many as it takes not to read as another grade (0.803 is normal, 0.80 mild)."""
-    texts = [f"{index:.{digits}f}" for digits in (2, 3, 4)]
-    return next((text for text in texts if grade_of(float(text)) == grade), texts[0])
 
 
 def show_hu(axes: Axes, hu: NDArray[Any], extent: tuple[float, float, float, float] | None) -> None:
