@@ -372,6 +372,7 @@ PREDICTIONS = Schema(
         Column("vertebra", INT, "", "number of the vertebra, unique in its case; default: running number"),
         Column("score", FLOAT, "", "certainty; default: 1"),
         Column("status", STRING, "", "only vertebrae with status ok are scored; default: ok"),
+        Column("spread_mm", FLOAT, "mm", "disagreement of the keypoints among what was averaged; default: unknown"),
         *_KEYPOINTS,
     ),
     required=("case", *KEYPOINT_COLUMNS),
@@ -396,6 +397,7 @@ MATCHES = Schema(
         Column("center_error_mm", FLOAT, "mm", "distance of the body centres in 3D"),
         Column("keypoint_error_mm", FLOAT, "mm", "mean distance of the six keypoints in 3D"),
         Column("score", FLOAT, "", "score of the prediction"),
+        Column("spread_mm", FLOAT, "mm", "disagreement of the prediction's keypoints among what was averaged"),
         Column("genant_target", FLOAT, "", "G of the annotation"),
         Column(
             "grade_target", INT, "", "the expert's own Genant grade of the annotation; missing where none was given"

@@ -197,6 +197,17 @@ def test_doubt_shows_what_is_wrong_among_the_most_certain() -> None:
     assert wrong.lines[0].get_label() == "one: 1 of 9"
 
 
+def test_doubt_about_g_goes_by_the_spread_where_there_is_one() -> None:
+    """Of four vertebrae of falling scores the first is wrong, and its keypoints are the ones that spread."""
+    rows = [
+        {"system": "one", "vertebra": k, "target": k, "score": 1 - k / 10, "spread_mm": 2.0 if k == 1 else 0.5,
+         "genant": 0.6 if k == 1 else 0.9, "genant_target": 0.9}
+        for k in range(1, 5)
+    ]  # fmt: skip
+    wrong = draw_doubt(tables.MATCHES.frame(rows)).axes[2]
+    np.testing.assert_allclose(wrong.lines[0].get_data()[1], [0, 0, 0, 25])
+
+
 def test_doubt_has_a_line_per_system_and_none_for_experts() -> None:
     for axes in draw_doubt(_matches((*TWELVE, "experts"))).axes:
         assert len(axes.lines) == len(TWELVE)

@@ -49,8 +49,8 @@ def evaluate(
 ) -> None:
     """Score the predictions of one system and repeat against annotations, whoever made them.
 
-    Predictions need the columns case and the 18 keypoint coordinates (world RAS, mm), optionally vertebra, score and
-    status; see docs/tables.md. Prints the headline metrics with their 95 % intervals.
+    Predictions need the columns case and the 18 keypoint coordinates (world RAS, mm), optionally vertebra, score,
+    status and spread_mm; see docs/tables.md. Prints the headline metrics with their 95 % intervals.
     """
     from vertfrac.config import Evaluation
     from vertfrac.evaluation.run import evaluate as run

@@ -25,6 +25,7 @@ def match_table(
     measured = predictions[predictions["status"] == "ok"]
     found = tables.keypoints_of(measured)
     numbers, scores = measured["vertebra"].tolist(), measured["score"].tolist()
+    spreads = measured["spread_mm"].tolist() if "spread_mm" in measured else [None] * len(found)
     g_found = genant_index(heights(found))
     rows: list[dict[str, Any]] = []
     for expert, marks in annotations.groupby("expert"):
@@ -40,6 +41,7 @@ def match_table(
                 "expert": expert,
                 "vertebra": numbers[j],
                 "score": scores[j],
+                "spread_mm": spreads[j],
                 "genant": g_found[j],
                 "nearest_mm": gap[nearest[j], j],
                 "nearest_genant": g_truth[nearest[j]],

@@ -294,19 +294,22 @@ OFF = 0.1
 
 
 def draw_doubt(matches: pd.DataFrame) -> Figure:
-    """Draw whether scores say what is wrong; see ``figures.doubt``."""
-    found = matches.reindex(columns=["system", "target", "score", "genant_target", "genant"]).dropna(subset=["score"])
+    """Draw whether scores and spreads say what is wrong; see ``figures.doubt``."""
+    columns = ["system", "target", "score", "spread_mm", "genant_target", "genant"]
+    found = matches.reindex(columns=columns).dropna(subset=["score"])
     found = found[found["system"] != EXPERTS]
     real = found["target"].notna()
     off = (found["genant"] - found["genant_target"]).abs() > OFF
     figure = _sheet(13.2, 4.8 + 0.17 * len(_names(found)))
-    figure.suptitle("All repeats pooled. Certain: of a high score", size=9, color=FAINT)
+    figure.suptitle("All repeats pooled", size=9, color=FAINT)
     reliability, invented, wrong = figure.subplots(1, 3)
-    kept, bad_of_kept = "share kept, the most certain first, %", "of those kept, %"
+    kept, bad_of_kept = "share kept, the {} first, %", "of those kept, %"
     _plain(reliability, "Detections that are vertebrae, by score", "score, mean of tenths", "share that is right, %")
-    _plain(invented, "Detections that are no vertebra", kept, bad_of_kept)
-    _plain(wrong, f"G off by more than {OFF}, of vertebrae", kept, bad_of_kept)
-    for axes, rows, bad in ((invented, found, ~real), (wrong, found[real], off[real])):
+    _plain(invented, "Detections that are no vertebra", kept.format("highest scores"), bad_of_kept)
+    _plain(wrong, f"G off by more than {OFF}, of vertebrae", kept.format("smallest spreads"), bad_of_kept)
+    # by the score where spreads are equal, or none is known
+    by_spread = found.assign(score=-found["spread_mm"].fillna(0.0) + 1e-6 * found["score"])
+    for axes, rows, bad in ((invented, found, ~real), (wrong, by_spread[real], off[real])):
         for i, (name, score, error) in enumerate(_scored(rows, bad)):
             shares = 100 * np.cumsum(error[np.argsort(-score, kind="stable")]) / np.arange(1, len(error) + 1)
             label = f"{fill(_shown(name), 32)}: {int(error.sum())} of {len(error)}"

@@ -69,9 +69,10 @@ def roc(path: Path | str, matches: pd.DataFrame) -> None:
 
 
 def doubt(path: Path | str, matches: pd.DataFrame) -> None:
-    """Whether what is wrong has low scores: a reliability curve, and what share is wrong of the most certain ones.
+    """Whether a model knows what is wrong: a reliability curve, and what share is wrong of the most certain ones.
 
-    Wrong is a detection that is no vertebra, and a vertebra whose G is off by more than 0.1. matches : rows of MATCHES.
+    Wrong is a detection that is no vertebra, by score, and a vertebra whose G is off by more than 0.1, by the spread of
+    its keypoints (by score where that is unknown). matches : rows of MATCHES.
     """
     save(path, draw_doubt(matches))
 
