@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -31,8 +31,7 @@ STAGES = (
     "train_detector", "train_localizer", "ingest", "detect", "train_detector", "train_localizer", "slices", "curves",
     "straighten", "phantom",
 )  # fmt: skip
-"""The rules in whose jobs to kill, those first that a small number of kills is for."""
-ORDER = ("phantom", "ingest", "slices", "train_detector", "train_localizer", "curves", "straighten", "detect")
+"""The rules in whose jobs to kill, those first that a small number of kills is for; Snakemake decides the order."""
 
 
 def start(folder: Path, *options: str) -> subprocess.Popen[bytes]:
@@ -78,10 +77,11 @@ def seconds(folder: Path, rule: str) -> float:
     return float(pd.read_csv(next((folder / RUN / "benchmarks" / rule).glob("*.tsv")), sep="\t")["s"][0])
 
 
-def kill(folder: Path, rule: str, wait_s: float, what: str) -> bool:
-    """Start the run; so long after a job of a rule began, or when it ends, kill the job, Snakemake or both.
+def kill(folder: Path, rules: Sequence[str], lasts_s: Mapping[str, float], what: str) -> tuple[str, float] | None:
+    """Start the run; when a job of one of the rules has begun, wait a while, or until it ends, and kill.
 
-    A training counts from its first checkpoint. Returns False if the run ended before.
+    A training counts from its first checkpoint. lasts_s : how long to wait, by rule. what : the job, Snakemake or both
+    (group). Returns the rule and the seconds to wait, None if the run ended before.
     """
     begun = time.time()
     run = psutil.Process((process := start(folder, "--cores", "1")).pid)
@@ -92,15 +92,16 @@ def kill(folder: Path, rule: str, wait_s: float, what: str) -> bool:
             return any(file.stat().st_mtime >= begun for file in files)
         return False
 
-    def has_begun() -> bool:
+    def has_begun(rule: str) -> bool:
         if rule.startswith("train_"):
             return written(training(folder, rule, "last.ckpt"))
         return written((folder / RUN / "logs" / rule).glob("*.log"))
 
-    while not has_begun():
+    while (rule := next(filter(has_begun, rules), None)) is None:
         if process.poll() is not None:
-            return False
+            return None
         time.sleep(0.02)
+    wait_s = lasts_s[rule]
     until = time.time() + wait_s
     while time.time() < until and not written((folder / RUN / "benchmarks" / rule).glob("*.tsv")):
         time.sleep(0.02)
@@ -108,7 +109,7 @@ def kill(folder: Path, rule: str, wait_s: float, what: str) -> bool:
     while process.poll() is None and not jobs:
         jobs = [child for child in run.children(recursive=True) if child.name() != "bash"]
     if process.poll() is not None:
-        return False
+        return None
     if what == "job":
         while process.poll() is None:  # one that has just ended by itself is no loss, the next one is
             with suppress(psutil.NoSuchProcess):
@@ -127,7 +128,7 @@ def kill(folder: Path, rule: str, wait_s: float, what: str) -> bool:
     assert run_now.count("failed") == (what == "job")
     if what != "job":
         assert start(folder, "--unlock", "--cores", "1").wait(timeout=300) == 0
-    return True
+    return rule, wait_s
 
 
 def tables(folder: Path) -> dict[str, pd.DataFrame]:
@@ -153,13 +154,14 @@ def test_a_run_that_was_killed_in_each_stage_ends_like_an_undisturbed_one(tmp_pa
     finish(undisturbed, "--cores", "2")
     draw = random.Random(SEED)
     whats = draw.sample(["job", "snakemake", "group"] * 4, KILLS)
-    plan = [
-        (rule, draw.random() * seconds(undisturbed, rule), what)
-        for rule, what in zip(sorted(STAGES[:KILLS], key=ORDER.index), whats, strict=True)
-    ]
-    for rule, wait_s, what in plan:
-        assert kill(killed, rule, wait_s, what), f"the run ended before a job of {rule} was killed"
-        print(f"killed {what} at most {wait_s:.1f} s after a job of {rule} began", flush=True)
+    rules = list(STAGES[:KILLS])
+    lasts_s = {rule: seconds(undisturbed, rule) for rule in rules}
+    for what in whats:
+        part = draw.random()
+        done = kill(killed, rules, {rule: part * lasts_s[rule] for rule in rules}, what)
+        assert done, f"the run ended before a job of {' or '.join(rules)} was killed"
+        rules.remove(done[0])
+        print(f"killed {what} at most {done[1]:.1f} s after a job of {done[0]} began", flush=True)
     finish(killed, "--cores", "1")
     expected, found = tables(undisturbed), tables(killed)
     assert list(found) == list(expected)

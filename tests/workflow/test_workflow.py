@@ -149,7 +149,7 @@ def test_the_report_is_made_without_a_warning_and_explains_every_figure(finished
         "as annotated, one point per matched vertebra of every system",
         "over the scans and vertebrae of the system <em>tiny</em>",
         "ROC curves of every system",
-        "Whether the scores of every system say what is wrong",
+        "Whether the scores and the spread of the keypoints of every system say what is wrong",
         "on held-out cases",
         "on the cohort <em>other</em>, without adaptation",
     ):
