@@ -19,16 +19,13 @@ import torch
 
 from vertfrac import tables
 from vertfrac.cohorts.from_mask import MaskVertebra, measure_mask
-from vertfrac.cohorts.levels import LABEL_OF, LEVELS
+from vertfrac.cohorts.levels import LABEL_OF, TOTALSEGMENTATOR
 from vertfrac.genant import genant_index
 from vertfrac.geometry.keypoints import centers, heights
 from vertfrac.imaging.labels import read_labels
 from vertfrac.inference.card import PRETRAINED
 from vertfrac.inference.predict import predict_scan
 from vertfrac.inference.weights import load_model
-
-TOTALSEGMENTATOR = {27 + k: level for k, level in enumerate(reversed([x for x in LEVELS if x not in ("T13", "L6")]))}
-"""Label -> level in TotalSegmentator's numbering, from 27 (L5) to 50 (C1)."""
 
 NEAR_MM, FAR_MM = 4.0, 15.0
 

@@ -158,11 +158,11 @@ def test_a_model_folder_is_read_once_as_long_as_it_does_not_change(tmp_path: Pat
     assert load_model(folder, device="cpu") is not first
 
 
-def test_without_a_model_of_its_own_one_is_asked_for(
+def test_where_the_model_of_vertfrac_is_gone_it_is_named(
     scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vertfrac.inference.card.PRETRAINED", tmp_path / "pretrained")
-    with pytest.raises(ModelError, match="expected the folder of one"):
+    with pytest.raises(ModelError, match=r"pretrained: not a model folder, expected a model\.json"):
         predict(scan)
 
 

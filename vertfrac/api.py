@@ -61,11 +61,8 @@ def predict(
 def load_model(folder: AnyPath | None = None, *, device: Device = "auto") -> Model:
     """A trained model, ready for any number of scans; default: the one that comes with vertfrac.
 
-    Raises ModelError if there is none, if the folder is not a whole model folder of this version, or if a GPU is asked
-    for and absent.
+    Raises ModelError if the folder is not a whole model folder of this version, or if a GPU is asked for and absent.
     """
-    if folder is None and not card.PRETRAINED.is_dir():
-        raise ModelError("no model comes with this version of vertfrac, expected the folder of one: model=...")
     if device not in get_args(Device):
         raise ModelError(f"device {device!r}: expected one of {', '.join(get_args(Device))}")
     path = Path(folder) if folder is not None else card.PRETRAINED

@@ -15,6 +15,7 @@ from vertfrac.errors import ConfigError, VertfracError
 from vertfrac.evaluation.run import scores_of
 from vertfrac.files import read_json, replacing_folder, write_json
 from vertfrac.inference.card import CARD
+from vertfrac.report.templating import template
 from vertfrac.status import PLAN, TRAINING, read_run
 
 README = "README.md"
@@ -113,18 +114,8 @@ def _megabytes(folder: Path) -> float:
 
 
 def _readme(card: dict[str, Any]) -> str:
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("vertfrac.report"),
-        autoescape=False,  # it is Markdown
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
     hours = {rule: seconds / 3600 for rule, seconds in card["training"]["seconds"].items()}
-    return environment.get_template("model_card.md").render(
+    return template("model_card.md", autoescape=False, keep_trailing_newline=True).render(
         card=card,
         described=described,
         hours=hours,

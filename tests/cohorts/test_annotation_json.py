@@ -17,10 +17,8 @@ from vertfrac import tables
 from vertfrac.cohorts.annotation_json import (
     FORMAT,
     annotation_rows,
-    check_scan,
     json_schema,
     read_annotation,
-    unmeasurable,
     write_annotation,
 )
 from vertfrac.cohorts.levels import LEVELS, parse_level, place
@@ -48,7 +46,7 @@ def _content(**changes: Any) -> dict[str, Any]:
 
 def test_written_and_read_back_is_the_same(rows: pd.DataFrame, tmp_path: Path) -> None:
     write_annotation(tmp_path / "c.json", rows)
-    pd.testing.assert_frame_equal(read_annotation(tmp_path / "c.json", "c"), rows)
+    pd.testing.assert_frame_equal(read_annotation(tmp_path / "c.json", "c").rows, rows)
 
 
 def test_the_published_schema_is_that_of_the_models() -> None:
@@ -82,7 +80,7 @@ def test_levels_may_be_spelled_in_other_ways(tmp_path: Path, spelled: str, level
         with pytest.raises(AnnotationError, match=r"c\.json: experts\.a\.0\.level: .*C07"):
             read_annotation(tmp_path / "c.json", "c")
     else:
-        assert read_annotation(tmp_path / "c.json", "c")["level"].tolist() == [level]
+        assert read_annotation(tmp_path / "c.json", "c").rows["level"].tolist() == [level]
 
 
 def test_every_level_is_parsed_and_lies_below_the_one_before() -> None:
@@ -102,8 +100,8 @@ def test_a_vertebra_that_cannot_be_measured_is_left_out_and_named(tmp_path: Path
     ]
     path = tmp_path / "c.json"
     path.write_text(json.dumps(content))
-    assert read_annotation(path, "c")["level"].tolist() == ["L1"]
-    assert unmeasurable(path, "c") == (
+    assert read_annotation(path, "c").rows["level"].tolist() == ["L1"]
+    assert read_annotation(path, "c").left_out == (
         "c.json: a: L2 cannot be measured and is left out",
         "c.json: a: vertebra 3 cannot be measured and is left out",
     )
@@ -121,10 +119,10 @@ def test_an_annotation_of_another_scan_of_the_same_name_is_refused(tmp_path: Pat
     ):
         path.write_text(json.dumps(_content(scan=scan)))
         if fits:
-            check_scan(path, "c", grid)
+            read_annotation(path, "c", grid)
         else:
             with pytest.raises(AnnotationError, match=r"c\.json: is of a scan of .*, expected one of 40 x 50 x 80 vox"):
-                check_scan(path, "c", grid)
+                read_annotation(path, "c", grid)
 
 
 def _without(key: str) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def lines(rows: pd.DataFrame, form: str = "{level} {part}", *, named: bool = Tru
 
 def test_written_rulers_are_read_back(rows: pd.DataFrame, tmp_path: Path) -> None:
     write_rulers(tmp_path / "c.mrk.json", rows)
-    pd.testing.assert_frame_equal(read_markups([tmp_path / "c.mrk.json"], "c"), rows)
+    pd.testing.assert_frame_equal(read_markups([tmp_path / "c.mrk.json"], "c").rows, rows)
 
 
 @pytest.mark.skipif(not SCHEMA.is_file(), reason=f"the schema of 3D Slicer is not at {SCHEMA}")
@@ -81,13 +81,13 @@ def test_written_rulers_are_valid_by_the_published_schema(rows: pd.DataFrame, tm
 def test_vertebrae_without_level_are_numbered(rows: pd.DataFrame, tmp_path: Path) -> None:
     rows.loc[:, "level"] = ""
     write_rulers(tmp_path / "c.mrk.json", rows)
-    pd.testing.assert_frame_equal(read_markups([tmp_path / "c.mrk.json"], "c"), rows)
+    pd.testing.assert_frame_equal(read_markups([tmp_path / "c.mrk.json"], "c").rows, rows)
 
 
 @pytest.mark.parametrize("system", ["LPS", "RAS", 0, 1, "0", "1"])
 def test_the_coordinate_system_decides_the_signs(rows: pd.DataFrame, tmp_path: Path, system: Any) -> None:
     path = _write(tmp_path / "c.mrk.json", fiducials(rows, system))
-    pd.testing.assert_frame_equal(read_markups([path], "c"), rows)
+    pd.testing.assert_frame_equal(read_markups([path], "c").rows, rows)
 
 
 @pytest.mark.parametrize("units", ["um", ["um", "UCUM", "micrometer"]])
@@ -95,14 +95,14 @@ def test_units_are_converted(rows: pd.DataFrame, tmp_path: Path, units: Any) -> 
     markup = fiducials(rows, "RAS") | {"coordinateUnits": units}
     for point in markup["controlPoints"]:
         point["position"] = [1000 * x for x in point["position"]]
-    read = read_markups([_write(tmp_path / "c.mrk.json", markup)], "c")
+    read = read_markups([_write(tmp_path / "c.mrk.json", markup)], "c").rows
     np.testing.assert_allclose(tables.keypoints_of(read), tables.keypoints_of(rows))
 
 
 def test_without_system_and_units_a_file_is_in_lps_mm(rows: pd.DataFrame, tmp_path: Path) -> None:
     markup = fiducials(rows)
     del markup["coordinateSystem"]
-    pd.testing.assert_frame_equal(read_markups([_write(tmp_path / "c.mrk.json", markup)], "c"), rows)
+    pd.testing.assert_frame_equal(read_markups([_write(tmp_path / "c.mrk.json", markup)], "c").rows, rows)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_without_system_and_units_a_file_is_in_lps_mm(rows: pd.DataFrame, tmp_pa
 )
 def test_labels_may_be_spelled_in_the_documented_ways(rows: pd.DataFrame, tmp_path: Path, form: str) -> None:
     path = _write(tmp_path / "c.mrk.json", fiducials(rows, form=form))
-    pd.testing.assert_frame_equal(read_markups([path], "c"), rows)
+    pd.testing.assert_frame_equal(read_markups([path], "c").rows, rows)
 
 
 @pytest.mark.parametrize("form", ["{level} {part}", "{level}"])
@@ -122,7 +122,7 @@ def test_clicks_and_rulers_may_come_in_any_order(rows: pd.DataFrame, tmp_path: P
     for markup in markups:
         if rng.random() < 0.5:
             markup["controlPoints"].reverse()
-    pd.testing.assert_frame_equal(read_markups([_write(tmp_path / "c.mrk.json", *markups)], "c"), rows)
+    pd.testing.assert_frame_equal(read_markups([_write(tmp_path / "c.mrk.json", *markups)], "c").rows, rows)
 
 
 def test_rulers_may_lie_in_a_file_each_that_names_them(rows: pd.DataFrame, tmp_path: Path) -> None:
@@ -132,20 +132,20 @@ def test_rulers_may_lie_in_a_file_each_that_names_them(rows: pd.DataFrame, tmp_p
         for point in markup["controlPoints"]:
             point["label"] = f"F-{number}"
         paths.append(_write(tmp_path / f"{name}.mrk.json", markup))
-    pd.testing.assert_frame_equal(read_markups(paths, "c"), rows)
+    pd.testing.assert_frame_equal(read_markups(paths, "c").rows, rows)
 
 
 def test_points_and_rulers_of_different_vertebrae_go_together(rows: pd.DataFrame, tmp_path: Path) -> None:
     one = _write(tmp_path / "a.mrk.json", fiducials(rows[:1]))
     two = _write(tmp_path / "b.mrk.json", *lines(rows[1:]))
-    pd.testing.assert_frame_equal(read_markups([one, two], "c"), rows)
+    pd.testing.assert_frame_equal(read_markups([one, two], "c").rows, rows)
 
 
 def test_vertebrae_that_were_not_placed_do_not_count(rows: pd.DataFrame, tmp_path: Path) -> None:
     markup = fiducials(rows)
     for point in markup["controlPoints"][-6:]:
         point["positionStatus"] = "undefined"
-    read = read_markups([_write(tmp_path / "c.mrk.json", markup)], "c")
+    read = read_markups([_write(tmp_path / "c.mrk.json", markup)], "c").rows
     pd.testing.assert_frame_equal(read, rows[:2])
 
 
@@ -221,7 +221,7 @@ def test_what_is_wrong_is_one_line_naming_the_file(
     path, content = tmp_path / "c.mrk.json", change(rows)
     _write(path, *content) if isinstance(content, list) else path.write_text(content)
     if not words:
-        assert read_markups([path], "c").empty
+        assert read_markups([path], "c").rows.empty
         return
     with pytest.raises(AnnotationError) as error:
         read_markups([path], "c")

@@ -19,7 +19,7 @@ from click.testing import CliRunner
 from vertfrac import tables
 from vertfrac.cli import main
 from vertfrac.cohorts.from_mask import measure_mask
-from vertfrac.cohorts.levels import LABEL_OF, LEVELS
+from vertfrac.cohorts.levels import LABEL_OF, TOTALSEGMENTATOR
 from vertfrac.cohorts.phantom.generate import make_phantom, write_image
 from vertfrac.cohorts.phantom.ingredients import FULL
 from vertfrac.geometry.keypoints import centers, heights
@@ -86,12 +86,11 @@ def test_it_finds_the_vertebrae_of_a_real_chest_ct(model: Model) -> None:
     assert row["status"] == "ok", row
     points = tables.keypoints_of(found[found["status"] == "ok"])
     read = read_labels(LABELS)
-    levels = [level for level in LEVELS if level not in ("T13", "L6")]
     labels = np.zeros_like(read.labels)
-    for number, level in enumerate(reversed(levels), start=27):  # TotalSegmentator: 27 is L5
+    for number, level in TOTALSEGMENTATOR.items():
         labels[read.labels == number] = LABEL_OF[level]
     whole = {v.level: v.keypoints for v in measure_mask(labels, read.grid) if v.status == "ok"}
-    wanted = levels[levels.index("T1") : levels.index("L2") + 1]
+    wanted = [*(f"T{n}" for n in range(1, 13)), "L1", "L2"]
     assert set(wanted) <= set(whole)
     away = np.linalg.norm(
         centers(np.array([whole[level] for level in wanted]))[:, None] - centers(points)[None], axis=2

@@ -366,7 +366,7 @@ def test_the_loop_closes(
     checked = CliRunner().invoke(main, ["cohort", "check", str(config), "--out", str(tmp_path / "check")])
     assert checked.exit_code == 0, checked.output
     assert "vertebra 5 cannot be measured and is left out" in checked.output
-    rows = read_annotation(path, "ct")
+    rows = read_annotation(path, "ct").rows
     assert rows["expert"].unique().tolist() == ["dr. Å"]
     assert rows["level"].tolist() == ["T11", "", "", ""]
     page = [[point["world"] for point in vertebra["points"]] for vertebra in one.vertebrae()[:4]]

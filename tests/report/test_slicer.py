@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from vertfrac import tables
 from vertfrac.cohorts.ingest import ingest
-from vertfrac.cohorts.markups import passed_over, read_markups
+from vertfrac.cohorts.markups import read_markups
 from vertfrac.cohorts.sources import list_scans
 from vertfrac.genant import genant_index, grade
 from vertfrac.geometry.curve import Curve
@@ -109,18 +109,21 @@ def test_coordinates_are_those_of_the_table_to_a_millionth_of_a_millimetre(
 
 def test_read_back_the_graded_vertebrae_are_annotations(file: Path, vertebrae: pd.DataFrame) -> None:
     graded = vertebrae[vertebrae["status"] == "ok"]
-    read = read_markups([file], "c")
+    read = read_markups([file], "c").rows
     np.testing.assert_allclose(tables.keypoints_of(read), tables.keypoints_of(graded), rtol=0, atol=1e-6)
-    assert [note.split(":")[0] for note in passed_over([file])] == ["vertebra 1 passed over", "vertebra 4 passed over"]
-    assert "partial" in passed_over([file])[0]
-    assert "low_score" in passed_over([file])[1]
+    assert [note.split(":")[0] for note in read_markups([file], "c").left_out] == [
+        "vertebra 1 passed over",
+        "vertebra 4 passed over",
+    ]
+    assert "partial" in read_markups([file], "c").left_out[0]
+    assert "low_score" in read_markups([file], "c").left_out[1]
 
 
 def test_saved_by_slicer_in_a_file_each_they_say_the_same(file: Path, tmp_path: Path) -> None:
     paths = _saved_by_slicer(file, tmp_path / "saved")
     assert len(paths) == 16
-    pd.testing.assert_frame_equal(read_markups(paths, "c"), read_markups([file], "c"))
-    assert passed_over(paths) == passed_over([file])
+    pd.testing.assert_frame_equal(read_markups(paths, "c").rows, read_markups([file], "c").rows)
+    assert read_markups(paths, "c").left_out == read_markups([file], "c").left_out
 
 
 def _corrected(file: Path, name: str, change: Callable[[dict[str, Any]], None]) -> Path:
@@ -139,17 +142,17 @@ def test_a_vertebra_that_was_not_graded_counts_once_a_point_of_it_was_moved(
     def move(point: dict[str, Any]) -> None:
         point["position"][1] += 0.5
 
-    read = tables.keypoints_of(read_markups([_corrected(file, "4 anterior", move)], "c"))
+    read = tables.keypoints_of(read_markups([_corrected(file, "4 anterior", move)], "c").rows)
     expected = tables.keypoints_of(vertebrae)[[1, 2, 3, 4]]
     expected[2, :2, 1] -= 0.5  # LPS against RAS
     np.testing.assert_allclose(read, expected, rtol=0, atol=1e-6)
-    assert len(passed_over([file])) == 1
+    assert len(read_markups([file], "c").left_out) == 1
 
 
 def test_or_once_its_note_was_deleted(file: Path) -> None:
     _corrected(file, "1 ", lambda point: point.update(description=""))
-    assert len(read_markups([file], "c")) == 4
-    assert len(passed_over([file])) == 1
+    assert len(read_markups([file], "c").rows) == 4
+    assert len(read_markups([file], "c").left_out) == 1
 
 
 def test_colours_are_those_of_the_grades_and_grey_says_why(file: Path, vertebrae: pd.DataFrame) -> None:
@@ -169,7 +172,7 @@ def test_a_level_names_a_vertebra_unless_another_has_the_same(
     write_scan(tmp_path / "c.mrk.json", vertebrae, curve)
     names = [markup["name"].split()[0] for markup in _markups(tmp_path / "c.mrk.json")[:15:3]]
     assert names == ["T11", "2", "3", "4", "L1"]
-    assert len(read_markups([tmp_path / "c.mrk.json"], "c")) == 3
+    assert len(read_markups([tmp_path / "c.mrk.json"], "c").rows) == 3
 
 
 def test_a_scan_without_a_usable_vertebra_has_its_curve_alone(
@@ -177,7 +180,7 @@ def test_a_scan_without_a_usable_vertebra_has_its_curve_alone(
 ) -> None:
     write_scan(tmp_path / "c.mrk.json", vertebrae[5:], curve)
     assert [markup["type"] for markup in _markups(tmp_path / "c.mrk.json")] == ["Curve"]
-    assert read_markups([tmp_path / "c.mrk.json"], "c").empty
+    assert read_markups([tmp_path / "c.mrk.json"], "c").rows.empty
 
 
 def test_what_predict_wrote_is_an_annotation_of_a_cohort_and_what_is_left_out_is_told(

@@ -52,14 +52,11 @@ def predict(
     OUT/vertebrae.parquet and OUT/vertebrae.csv all vertebrae; OUT/report.html shows them all, to be checked, corrected
     and printed. Prints a sentence and a table per scan; failures go to standard error.
     """
-    from vertfrac.inference.card import PRETRAINED
-
-    if model is None and not PRETRAINED.is_dir():
-        raise click.UsageError("no model comes with this version of vertfrac, name one by --model")
     if quiet and (as_data or verbose):
         raise click.UsageError("--quiet goes with neither --json nor --verbose")
     chosen = compute_on(device, threads)
     from vertfrac.cli.watching import Printing
+    from vertfrac.inference.card import PRETRAINED
     from vertfrac.inference.predict import predict_scans
 
     style: Style = "json" if as_data else "quiet" if quiet else "verbose" if verbose else "usual"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import pandas as pd
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
@@ -98,29 +98,32 @@ def json_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Annotation.model_json_schema()}
 
 
-def read_annotation(path: Path, case: str) -> pd.DataFrame:
-    """The rows of ANNOTATIONS of one file; AnnotationError names the file, what was found and what was expected.
+class ReadAnnotation(NamedTuple):
+    """What was read of the annotation of a case: rows of ANNOTATIONS, and what was left out knowingly, in sentences."""
 
-    Vertebrae that an expert says cannot be measured have no row; ``unmeasurable`` names them.
+    rows: pd.DataFrame
+    left_out: tuple[str, ...] = ()
+
+
+def read_annotation(path: Path, case: str, grid: Grid | None = None) -> ReadAnnotation:
+    """Read one file; AnnotationError names it, what was found and what was expected.
+
+    Vertebrae that an expert says cannot be measured are left out. grid : of the case's scan; a file that says that it
+    is of a scan of another size or spacing is refused.
     """
-    return _rows(_read(path, case))
-
-
-def unmeasurable(path: Path, case: str) -> tuple[str, ...]:
-    """One sentence for each vertebra of a file that an expert says cannot be measured."""
-    return tuple(
-        f"{path.name}: {expert}: {_name(vertebra, number)} cannot be measured and is left out"
-        for expert, vertebrae in _read(path, case).experts.items()
+    annotation = _read(path, case)
+    if grid is not None and annotation.scan is not None:
+        _check_scan(path, annotation.scan, grid)
+    left_out = tuple(
+        f"{path.name}: {expert}: {vertebra.level or f'vertebra {number}'} cannot be measured and is left out"
+        for expert, vertebrae in annotation.experts.items()
         for number, vertebra in enumerate(vertebrae, start=1)
         if not vertebra.measurable
     )
+    return ReadAnnotation(_rows(annotation), left_out)
 
 
-def check_scan(path: Path, case: str, grid: Grid) -> None:
-    """Raise AnnotationError if a file says that it is of a scan of another size or spacing."""
-    facts = _read(path, case).scan
-    if facts is None:
-        return
+def _check_scan(path: Path, facts: ScanFacts, grid: Grid) -> None:
     found = (*facts.shape, *facts.spacing_mm)
     expected = (*grid.shape, *grid.spacing_mm.tolist())
     if any(abs(a - b) > 1e-3 * abs(b) for a, b in zip(found, expected, strict=True)):
@@ -132,10 +135,6 @@ def check_scan(path: Path, case: str, grid: Grid) -> None:
 
 def _size(shape: Iterable[int], spacing_mm: Iterable[float]) -> str:
     return f"{' x '.join(map(str, shape))} voxels of {' x '.join(f'{mm:.2f}' for mm in spacing_mm)} mm"
-
-
-def _name(vertebra: Vertebra, number: int) -> str:
-    return vertebra.level or f"vertebra {number}"
 
 
 def _read(path: Path, case: str) -> Annotation:

@@ -24,6 +24,11 @@ LEVEL_OF: dict[int, str] = {
 
 LABEL_OF: dict[str, int] = {level: label for label, level in LEVEL_OF.items()}
 
+TOTALSEGMENTATOR: dict[int, str] = {
+    27 + k: level for k, level in enumerate(reversed([level for level in LEVELS if level not in ("T13", "L6")]))
+}
+"""Label -> level in the numbering of TotalSegmentator (Wasserthal et al. 2023), from 27 (L5) to 50 (C1)."""
+
 _SPELLED = re.compile(r"(C|T|Th|D|L)0?(\d{1,2})", re.IGNORECASE)
 
 

@@ -24,7 +24,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from vertfrac import tables
-from vertfrac.cohorts.annotation_json import annotation_rows
+from vertfrac.cohorts.annotation_json import ReadAnnotation, annotation_rows
 from vertfrac.cohorts.levels import parse_level
 from vertfrac.errors import AnnotationError, TableError
 from vertfrac.files import read_json, write_json
@@ -91,10 +91,11 @@ class _Marks:
         return bool(self.untouched) and not self.touched
 
 
-def read_markups(paths: Sequence[Path], case: str, expert: str = tables.DEFAULT_EXPERT) -> pd.DataFrame:
-    """The rows of ANNOTATIONS that one expert's markups files hold together.
+def read_markups(paths: Sequence[Path], case: str, expert: str = tables.DEFAULT_EXPERT) -> ReadAnnotation:
+    """Read the markups files of one expert, in which a vertebra may be spread over several of them.
 
-    Raises AnnotationError that names the file, or the vertebra that is incomplete or given twice.
+    A vertebra that vertfrac did not grade, and whose points nobody has moved, is left out. Raises AnnotationError that
+    names the file, or the vertebra that is incomplete or given twice.
     """
     marks = _marks(paths)
     files = str(paths[0]) if len(paths) == 1 else f"{paths[0].parent} ({len(paths)} files)"
@@ -103,19 +104,12 @@ def read_markups(paths: Sequence[Path], case: str, expert: str = tables.DEFAULT_
         for name, found in marks.items()
         if (found.points or found.rulers or found.unnamed_rulers) and not found.withheld
     ]
-    return annotation_rows(case, complete)
-
-
-def passed_over(paths: Sequence[Path]) -> tuple[str, ...]:
-    """A sentence for each vertebra that `read_markups` leaves out: not graded by vertfrac, and not moved by a person.
-
-    Raises AnnotationError as `read_markups` does.
-    """
-    return tuple(
+    left_out = tuple(
         f"vertebra {name} passed over: vertfrac did not grade it ({found.untouched[0]}) and its points were not moved"
-        for name, found in _marks(paths).items()
+        for name, found in marks.items()
         if found.withheld
     )
+    return ReadAnnotation(annotation_rows(case, complete), left_out)
 
 
 def _marks(paths: Sequence[Path]) -> dict[str, _Marks]:

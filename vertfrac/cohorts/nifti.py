@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,13 @@ from typing import Any
 import pandas as pd
 
 from vertfrac import tables
-from vertfrac.cohorts.annotation_json import check_scan, read_annotation, unmeasurable
+from vertfrac.cohorts.annotation_json import ReadAnnotation, read_annotation
 from vertfrac.cohorts.markups import ENDING as MARKUPS
-from vertfrac.cohorts.markups import passed_over, read_markups
+from vertfrac.cohorts.markups import read_markups
 from vertfrac.cohorts.sources import Scan
 from vertfrac.errors import AnnotationError, CohortError, ImageError, TableError
 from vertfrac.files import walk
+from vertfrac.geometry.grid import Grid
 from vertfrac.imaging import Image, case_name, read_image
 
 CASES_TABLE = "cases.csv"
@@ -35,7 +36,7 @@ _NIFTI = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 _MASK_WORDS = {"seg", "dseg", "segmentation", "msk", "mask", "masks", "label", "labels", "labelmap"}
 _NO_DICOM = {".nii", ".gz", ".json", ".csv", ".tsv", ".parquet", ".txt", ".md", ".png", ".jpg", ".zip", ".nrrd", ".xml"}
 
-ReadRows = Callable[[], pd.DataFrame]
+Read = Callable[[Grid], ReadAnnotation]
 
 
 @dataclass(frozen=True)
@@ -53,15 +54,14 @@ class _Listed:
 class _Annotated:
     """Where a case's annotation is, and how it is read.
 
-    files : what reading depends on, existing or not. listed : its rows of a table that other cases are in too.
-    notes : what reading leaves out knowingly, a sentence each.
+    files : what reading depends on, existing or not. read : takes the grid of the scan. listed : its rows of a table
+    that other cases are in too.
     """
 
     source: str
     files: tuple[Path, ...]
-    read: ReadRows
+    read: Read
     listed: str = ""
-    notes: Callable[[], tuple[str, ...]] = tuple
 
 
 def scans(folder: str | None = None, table: str | None = None, annotations: str | None = None) -> list[Scan]:
@@ -204,9 +204,9 @@ def _annotations(here: Path, named: str | None, listing: Path, cases: set[str]) 
         path = next((here / name for name in ANNOTATIONS if (here / name).exists()), here)
     if named is None and path == here:
         looked_for = ", ".join(ANNOTATIONS)
-        nothing = tables.ANNOTATIONS.frame([])
+        nothing = ReadAnnotation(tables.ANNOTATIONS.frame([]))
         return lambda case: _Annotated(
-            f"{here} (looked for {looked_for})", tuple(here / name for name in ANNOTATIONS), lambda: nothing
+            f"{here} (looked for {looked_for})", tuple(here / name for name in ANNOTATIONS), lambda grid: nothing
         )
     if path.is_dir():
         _check_all_known(path, listing, cases)
@@ -222,7 +222,7 @@ def _annotations(here: Path, named: str | None, listing: Path, cases: set[str]) 
 
     def annotated(case: str) -> _Annotated:
         rows = by_case.get(case, data[:0])
-        return _Annotated(str(path), (), lambda: rows, rows.to_csv(index=False))
+        return _Annotated(str(path), (), lambda grid: ReadAnnotation(rows), rows.to_csv(index=False))
 
     return annotated
 
@@ -241,65 +241,52 @@ def _of_files(folder: Path, case: str) -> _Annotated:
     found = [path for path in candidates if path.exists()]
     if len(found) > 1:
 
-        def refuse() -> pd.DataFrame:
+        def refuse(grid: Grid) -> ReadAnnotation:
             raise AnnotationError(f"{found[0]}: {found[1].name} holds an annotation of case {case} too, expected one")
 
         return _Annotated(str(found[0]), tuple(found), refuse)
     if not found:
-        nothing = tables.ANNOTATIONS.frame([])
-        return _Annotated(f"{folder} (no {candidates[0].name} or {candidates[1].name})", (), lambda: nothing)
+        nothing = ReadAnnotation(tables.ANNOTATIONS.frame([]))
+        return _Annotated(f"{folder} (no {candidates[0].name} or {candidates[1].name})", (), lambda grid: nothing)
     return _of_path(found[0], case)
 
 
 def _of_path(path: Path, case: str) -> _Annotated:
     """The annotation of a case in a file, or in a folder of files that together are one."""
     if not path.is_dir():
-        return _Annotated(str(path), (path,), lambda: _read_file(path, case), notes=lambda: _notes([path]))
+        return _Annotated(str(path), (path,), lambda grid: _read_file(path, case, grid))
     files = tuple(sorted(path.rglob("*.json")))
-    return _Annotated(str(path), files, lambda: _read_folder(path, case), notes=lambda: _notes(files))
+    return _Annotated(str(path), files, lambda grid: _read_folder(path, case, grid))
 
 
-def _notes(files: Sequence[Path]) -> tuple[str, ...]:
-    """What the markups files among these, of one expert or of several, do not count as annotated."""
-    folders: dict[Path, list[Path]] = {}
-    for path in files:
-        if path.name.endswith(MARKUPS):
-            folders.setdefault(path.parent, []).append(path)
-    return tuple(note for markups in folders.values() for note in passed_over(markups))
-
-
-def _read_file(path: Path, case: str) -> pd.DataFrame:
+def _read_file(path: Path, case: str, grid: Grid) -> ReadAnnotation:
     if not path.is_file():
         raise AnnotationError(f"{path}: no such file, expected the annotation of case {case}")
     if path.name.endswith(MARKUPS):
         return read_markups([path], case)
     if path.suffix != ".json":
         raise AnnotationError(f"{path}: expected a file that ends in .json or {MARKUPS}, or a folder of them")
-    return read_annotation(path, case)
+    return read_annotation(path, case, grid)
 
 
-def _read_folder(folder: Path, case: str) -> pd.DataFrame:
+def _read_folder(folder: Path, case: str, grid: Grid) -> ReadAnnotation:
     """Markups files in the folder are of one expert; those in a folder below it of the expert that it is named for."""
     by_expert = {tables.DEFAULT_EXPERT: folder} | {
         path.name: path for path in sorted(folder.iterdir()) if path.is_dir()
     }
-    rows = []
+    read = []
     for expert, place in by_expert.items():
         own = sorted(place.glob("*.json"))
         markups = [path for path in own if path.name.endswith(MARKUPS)]
         if markups:
-            rows.append(read_markups(markups, case, expert))
-        rows += [read_annotation(path, case) for path in own if path not in markups]
-    found = pd.concat(rows) if rows else tables.ANNOTATIONS.frame([])
+            read.append(read_markups(markups, case, expert))
+        read += [read_annotation(path, case, grid) for path in own if path not in markups]
+    found = pd.concat([one.rows for one in read]) if read else tables.ANNOTATIONS.frame([])
     twice = found[["expert", "vertebra"]].duplicated()
     if twice.any():
         expert = found["expert"][twice.to_numpy()].iloc[0]
         raise AnnotationError(f"{folder}: several of its files are of the expert {expert}, expected one")
-    return found.reset_index(drop=True)
-
-
-def _is_own_form(path: Path) -> bool:
-    return path.suffix == ".json" and not path.name.endswith(MARKUPS) and path.is_file()
+    return ReadAnnotation(found.reset_index(drop=True), tuple(text for one in read for text in one.left_out))
 
 
 def _scan(one: _Listed, listing: Path, annotated: Callable[[str], _Annotated]) -> Scan:
@@ -309,11 +296,8 @@ def _scan(one: _Listed, listing: Path, annotated: Callable[[str], _Annotated]) -
     def read() -> tuple[Image, pd.DataFrame]:
         if image is None:
             raise ImageError(f"{listing}: case {one.case} has no image, expected a NIfTI file or a DICOM folder")
-        scan, rows = read_image(image), annotation.read()
-        left_out = list(annotation.notes())
-        for path in (path for path in annotation.files if _is_own_form(path)):
-            check_scan(path, one.case, scan.grid)
-            left_out += unmeasurable(path, one.case)
+        scan = read_image(image)
+        rows, left_out = annotation.read(scan.grid)
         return replace(scan, warnings=(*scan.warnings, *left_out)), rows
 
     return Scan(

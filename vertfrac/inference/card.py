@@ -13,7 +13,7 @@ from vertfrac.files import read_json
 CARD = "model.json"
 FORMAT = 1
 PRETRAINED = Path(__file__).parent.parent / "pretrained"
-"""Where the model folder that `vertfrac predict` takes by itself lies, if there is one."""
+"""The model folder that comes with vertfrac."""
 
 _DECISIVE = ("name", "system", "slice_spacing_mm", "localizers", "detectors")
 

@@ -26,6 +26,7 @@ from vertfrac.geometry.spine import annotated_spine
 from vertfrac.imaging import Image
 from vertfrac.report.scan_figure import GROUND, INK, TICK_MM, apart, rulers, sagittal_view, show_hu
 from vertfrac.report.style import GRADE_COLOURS, UNGRADED_COLOUR, grade_captions
+from vertfrac.report.templating import template
 
 Floats = NDArray[np.float64]
 
@@ -124,19 +125,10 @@ def write_page(
 
     table : rows of CHECKS in the order of the page. pictures : of each a WebP file. others : lines on what is no case.
     """
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("vertfrac.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     cases: list[dict[Any, Any]] = table.astype(object).where(table.notna(), None).to_dict("records")
     for case, picture in zip(cases, pictures, strict=True):
         case["picture"] = None if picture is None else base64.b64encode(picture).decode("ascii")
-    page = environment.get_template("cohort_check.html").render(
+    page = template("cohort_check.html").render(
         heading=heading,
         version=__version__,
         cases=cases,

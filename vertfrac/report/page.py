@@ -26,6 +26,7 @@ from vertfrac.files import read_json, replacing
 from vertfrac.genant import GRADE_LIMITS, GRADES
 from vertfrac.geometry.keypoints import HEIGHTS, KEYPOINTS
 from vertfrac.report.style import GRADE_COLOURS, UNGRADED_COLOUR, grade_captions
+from vertfrac.report.templating import template
 from vertfrac.report.views import FILE, read_views
 
 PAGE = "report.html"
@@ -53,18 +54,8 @@ def write_page(path: Path, rows: Sequence[Record], bodies: Iterator[Record | Non
 
     rows : of SCAN_RESULTS, in the order of the page. bodies : of each what ``_body`` gathers, None for a failed scan.
     """
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("vertfrac.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.policies["json.dumps_kwargs"] = {"sort_keys": False, "allow_nan": False, "separators": (",", ":")}
     style, script = _joined(["report.css"]), _joined(_SCRIPTS)
-    page = environment.get_template("report/report.html").stream(
+    page = template("report/report.html").stream(
         version=__version__,
         style=Markup(style),
         script=Markup(script),

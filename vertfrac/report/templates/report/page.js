@@ -227,7 +227,7 @@ function addByKey() {
   const vertebra = chosenVertebra(), { screen } = views[HANDLE_VIEW];
   if (!vertebra?.points?.[0].slice) return addAt(...slicePlace(placeOf(views[HANDLE_VIEW], [screen.clientWidth / 2, screen.clientHeight / 2]), state.slice));
   const column = (vertebra.points[2].slice[1] + vertebra.points[3].slice[1]) / 2;
-  const [tall] = [Math.max(...measure(vertebra).heights)];
+  const tall = Math.max(...measure(vertebra).heights);
   return addAt(Math.min(middleRow(vertebra) + (1.4 * tall) / state.slice.spacing_mm, state.slice.rows - 1), column);
 }
 
