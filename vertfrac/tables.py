@@ -209,6 +209,16 @@ _SEVERITY = (
     Column("height_middle_mm", FLOAT, "mm", "middle height, measured in 3D"),
     Column("height_posterior_mm", FLOAT, "mm", "posterior height, measured in 3D"),
 )
+_NAMED = (
+    Column("level", STRING, "", "anatomical level (C3 ... T1 ... L6, S1), empty if the model names none"),
+    Column("level_probability", FLOAT, "", "probability of that level given the whole column; missing without one"),
+    Column(
+        "level_runner_up",
+        STRING,
+        "",
+        "its level in the runner-up naming of the column, where that one is near: the level is in doubt; else empty",
+    ),
+)
 _EXPERT_GRADE = Column("grade", INT, "", "the expert's own Genant grade, 0 to 3; missing where none was given")
 
 CASES = Schema(
@@ -298,6 +308,17 @@ ANNOTATIONS = Schema(
     required=("case", "vertebra", *KEYPOINT_COLUMNS),
 )
 
+LANDMARKS = Schema(
+    "landmarks",
+    (
+        _CASE,
+        Column("level", STRING, "", "what lies there: C2, S1 or another level that has no keypoints"),
+        Column("x", FLOAT, "mm", "centre, world RAS"),
+        Column("y", FLOAT, "mm", "centre, world RAS"),
+        Column("z", FLOAT, "mm", "centre, world RAS"),
+    ),
+)
+
 DEFAULT_EXPERT = "expert"
 """Name of the expert where a table of annotations has no such column."""
 
@@ -332,7 +353,7 @@ VERTEBRAE = Schema(
         *_RUN,
         _CASE,
         _NUMBER,
-        Column("level", STRING, "", "anatomical level (C3 ... T1 ... L5), empty while unknown"),
+        *_NAMED,
         Column(
             "status",
             STRING,
@@ -342,12 +363,23 @@ VERTEBRAE = Schema(
         ),
         Column("score", FLOAT, "", "objectness of the detection, 0 to 1"),
         *_SEVERITY,
+        Column(
+            "genant_level",
+            FLOAT,
+            "",
+            "second opinion on G: of the heights over those that are normal at the level; missing without a level",
+        ),
+        Column("grade_level", INT, "", "Genant grade 0 to 3 by genant_level; missing unless the status is ok"),
         Column("center_x", FLOAT, "mm", "body centre (midpoint of the middle height), world RAS"),
         Column("center_y", FLOAT, "mm", "body centre, world RAS"),
         Column("center_z", FLOAT, "mm", "body centre, world RAS"),
         Column("spread_mm", FLOAT, "mm", "disagreement of the keypoints among the candidates and models averaged"),
         *_KEYPOINTS,
     ),
+    required=(
+        *("system", "repeat", "fold", "case", "vertebra", "level", "status", "score", *(c.name for c in _SEVERITY)),
+        *("center_x", "center_y", "center_z", "spread_mm", *KEYPOINT_COLUMNS),
+    ),  # without those of levels, which tables of earlier versions lack
 )
 
 MASK_VERTEBRAE = Schema(
@@ -373,6 +405,7 @@ PREDICTIONS = Schema(
         Column("score", FLOAT, "", "certainty; default: 1"),
         Column("status", STRING, "", "only vertebrae with status ok are scored; default: ok"),
         Column("spread_mm", FLOAT, "mm", "disagreement of the keypoints among what was averaged; default: unknown"),
+        *_NAMED,
         *_KEYPOINTS,
     ),
     required=("case", *KEYPOINT_COLUMNS),
@@ -403,6 +436,8 @@ MATCHES = Schema(
             "grade_target", INT, "", "the expert's own Genant grade of the annotation; missing where none was given"
         ),
         Column("genant", FLOAT, "", "G of the prediction"),
+        Column("level_target", STRING, "", "level of the annotation; missing where none was given"),
+        *_NAMED,
         Column(
             "nearest_mm", FLOAT, "mm", "distance of the prediction's body centre to the closest annotated one in 3D"
         ),
@@ -536,8 +571,8 @@ ARCHIVE_SUMMARY = Schema(
 )
 
 ALL = (
-    SCANS, SERIES, CASES, ANNOTATIONS, FOLDS, CURVES, CASE_STATUS, VERTEBRAE, MASK_VERTEBRAE, PREDICTIONS, MATCHES,
-    CURVE_ERRORS, METRICS, SUMMARY, EXPERT_CASES, SCAN_RESULTS, CHECKS, BENCHMARKS,
+    SCANS, SERIES, CASES, ANNOTATIONS, LANDMARKS, FOLDS, CURVES, CASE_STATUS, VERTEBRAE, MASK_VERTEBRAE, PREDICTIONS,
+    MATCHES, CURVE_ERRORS, METRICS, SUMMARY, EXPERT_CASES, SCAN_RESULTS, CHECKS, BENCHMARKS,
     ARCHIVE_LIST, ARCHIVE_SCANS, ARCHIVE_SUMMARY,
 )  # fmt: skip
 

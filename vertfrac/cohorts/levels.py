@@ -11,6 +11,12 @@ LEVELS: tuple[str, ...] = (
 )
 """From superior to inferior; T13 and L6 occur as variants."""
 
+NAMED: tuple[str, ...] = (*LEVELS[2:], "S1")
+"""The levels that a detection may be named, superior first: what the level head gives evidence for, in its order.
+
+C1 and C2 have no six keypoints; S1 is no vertebra to be measured, but may be taken for one.
+"""
+
 LEVEL_OF: dict[int, str] = {
     **{n: f"C{n}" for n in range(1, 8)},
     **{n + 7: f"T{n}" for n in range(1, 13)},
