@@ -42,10 +42,30 @@ def read_description(path: Path | str) -> dict[str, Any]:
 
 def iterate_arrays(paths: Sequence[Path | str]) -> Iterator[tuple[str, Array, dict[str, Any]]]:
     """Name, array and the entry of ``description["cases"][name]`` of every array in the files, one at a time."""
+    for name, array, _, entry in _iterate(paths, ""):
+        yield name, array, entry
+
+
+def iterate_pairs(paths: Sequence[Path | str]) -> Iterator[tuple[str, Array, Array | None, dict[str, Any]]]:
+    """The same with the array that ``beside`` names, None where there is none."""
+    yield from _iterate(paths, _BESIDE)
+
+
+def beside(name: str) -> str:
+    """The name of an array that belongs to another one."""
+    return name + _BESIDE
+
+
+_BESIDE = "#beside"
+
+
+def _iterate(paths: Sequence[Path | str], second: str) -> Iterator[tuple[str, Array, Array | None, dict[str, Any]]]:
     from safetensors import safe_open
 
     for path in paths:
         cases = read_description(path)["cases"]
         with safe_open(str(path), framework="numpy") as file:
+            names = set(file.keys()) if second else set()
             for name, entry in cases.items():
-                yield name, file.get_tensor(name), entry
+                paired = file.get_tensor(name + second) if name + second in names else None
+                yield name, file.get_tensor(name), paired, entry

@@ -274,6 +274,7 @@ class AnchorFreeNetwork(_SliceNetwork):
     radius_mm: Positive = Field(5.0, description="pixels within it of a vertebra's centroid are positive")
     offset_scale_px: Positive = Field(1.0, description="pixels that a network output of 1 means; 1 as published")
     mean_offsets: bool = Field(False, description="predict differences from the mean vertebra of the training cases")
+    levels: bool = Field(False, description="name the vertebrae, by the slice and by a context about the spine")
 
 
 class AnchorBasedNetwork(_SliceNetwork):
@@ -299,6 +300,7 @@ class DetectorLoss(Section):
     smallest_genant: Positive = Field(0.2, description="G is clamped to it in the weight 1/G")
     objectness_weight: Positive = Field(1.0, description="weight of the objectness; 1 as published")
     height_weight: NotNegative = Field(0.0, description="weight of the error of the heights; 0 as published")
+    level_weight: NotNegative = Field(0.2, description="weight of the levels, where the network names them")
 
 
 class DetectorInference(Section):

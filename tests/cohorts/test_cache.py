@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 
 from vertfrac import tables
-from vertfrac.arrays import iterate_arrays, read_description
+from vertfrac.arrays import iterate_arrays, iterate_pairs, read_description
 from vertfrac.cohorts.cache import AIR_HU, cache_slices, cache_volumes, cached_volume, jittered
+from vertfrac.cohorts.levels import NAMED
+from vertfrac.geometry.context import STEP_MM
 from vertfrac.geometry.curve import Curve
 from vertfrac.geometry.grid import Grid
 from vertfrac.geometry.keypoints import heights
@@ -143,3 +145,39 @@ def test_beyond_the_scan_a_slice_is_air(cohort: Path) -> None:
     for _, array, _ in iterate_arrays([_slices(cohort, extend_mm=60.0, variants=1)]):
         assert (array[0] == AIR_HU).all()
         assert (array[-1] == AIR_HU).all()
+
+
+def test_contexts_come_along_with_landmarks_and_levels_are_those_of_the_vertebrae(cohort: Path) -> None:
+    marks = tables.read_table(cohort / "annotations.parquet", tables.ANNOTATIONS)
+    marks.loc[marks["case"] == "b", "level"] = ["T11", "", "L1", "L2", "L3"]
+    tables.write_table(cohort / "annotations.parquet", tables.ANNOTATIONS, marks)
+    points = tables.keypoints_of(marks[marks["case"] == "b"])
+    below = {**dict(zip("xyz", points[-1].mean(axis=0) - [0, 0, 12], strict=True)), "case": "b"}
+    aside = {**below, "x": below["x"] + 30.0}
+    tables.write_table(
+        cohort / "landmarks.parquet",
+        tables.LANDMARKS,
+        [{**below, "level": "S1"}, {**below, "level": "C2"}, {**aside, "level": "L6"}],
+    )
+    plain = _slices(cohort)
+    described = {name: entry for name, _, entry in iterate_arrays([plain])}
+    assert all(second is None for _, _, second, _ in iterate_pairs([plain]))
+    assert all(set(entry) == {"case", "keypoints"} for entry in described.values())
+    named = _slices(cohort, landmarks=cohort / "landmarks.parquet")
+    for name, array, views, entry in iterate_pairs([named]):
+        assert views is not None
+        assert views.dtype == np.uint8
+        assert entry["keypoints"] == described[name]["keypoints"]
+        expected = [NAMED.index(level) if level else -1 for level in ("T11", "", "L1", "L2", "L3")]
+        if not name.startswith("b/"):
+            assert (entry["landmarks"], set(entry["levels"])) == ([], {-1})
+            continue
+        assert entry["levels"] == [*expected, NAMED.index("S1")]
+        assert len(entry["landmarks"]) == 1
+        row = np.array(entry["landmarks"])[0, 0]
+        assert np.array(entry["keypoints"])[-1, :, 0].mean() < row < len(array) + 10
+        offsets = np.array(entry["context_rows"]) * STEP_MM - np.append(
+            np.array(entry["keypoints"]).mean(axis=1)[:, 0], row
+        )
+        assert np.ptp(offsets[:-1]) < 1.5  # both count along one curve; a body centre is not quite the centroid
+        assert len(entry["context_rows"]) == 6

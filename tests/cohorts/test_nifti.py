@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from vertfrac import tables
 from vertfrac.cohorts.annotation_json import write_annotation
-from vertfrac.cohorts.ingest import ingest
+from vertfrac.cohorts.ingest import ingest, merge
 from vertfrac.cohorts.markups import write_rulers
 from vertfrac.cohorts.nifti import is_mask
 from vertfrac.cohorts.sources import left_out, list_scans
@@ -266,3 +266,54 @@ def test_a_folder_without_scans_or_none_at_all_is_refused(tmp_path: Path) -> Non
 def test_a_configuration_names_a_folder_or_a_table(text: str) -> None:
     with pytest.raises(ConfigError, match="expected folder or table, found"):
         parse_cohort(text, "--cohort")
+
+
+LANDMARKS = "case,level,x,y,z\na,S1,1,2,3\n"
+
+
+@pytest.fixture
+def marked(tmp_path: Path, write_scan: WriteScan, rows: pd.DataFrame) -> Path:
+    """Two annotated scans, one of them with a landmark."""
+    for case in ("a", "b"):
+        write_scan(tmp_path / f"{case}.nii.gz", ramp)
+    pd.concat([rows.assign(case=case) for case in ("a", "b")]).to_csv(tmp_path / "annotations.csv", index=False)
+    (tmp_path / "landmarks.csv").write_text(LANDMARKS)
+    return tmp_path
+
+
+def test_landmarks_beside_the_scans_belong_to_their_case(marked: Path) -> None:
+    one, other = list_scans("nifti", {"folder": str(marked)})
+    assert one.landmarks().to_dict("records") == [{"case": "a", "level": "S1", "x": 1.0, "y": 2.0, "z": 3.0}]
+    assert other.landmarks().empty
+    before = {scan.case: scan.listed for scan in (one, other)}
+    (marked / "landmarks.csv").write_text(LANDMARKS.replace("1,2,3", "1,2,4"))
+    after = {scan.case: scan.listed for scan in list_scans("nifti", {"folder": str(marked)})}
+    assert before["a"] != after["a"]
+    assert before["b"] == after["b"]
+
+
+def test_landmarks_go_with_the_ingested_cases(marked: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    ingest(list_scans("nifti", {"folder": str(marked)}), out / "0")
+    merge([out / "0"], out)
+    stored = tables.read_table(out / "landmarks.parquet", tables.LANDMARKS)
+    assert stored.to_dict("records") == [{"case": "a", "level": "S1", "x": 1.0, "y": 2.0, "z": 3.0}]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("case,level,x,y,z\na,S9,1,2,3\n", "level of a landmark of case a is 'S9', expected C1 to S1"),
+        ("case,level,x,y,z\na,,1,2,3\n", "level of a landmark of case a"),
+        ("case,level,x,y,z\na,S1,1,,3\n", "a coordinate is missing or infinite"),
+        ("case,level,x,y,z\nc,S1,1,2,3\n", "case c is not listed"),
+        ("case,level,x,y,z\n,S1,1,2,3\n", "case without name is not listed"),
+        ("case,level,x,y\na,S1,1,2\n", "column z is missing"),
+        ("case,level,x,y,z\na,S1,one,2,3\n", "column x"),
+        ("", "cannot be read as a table of landmarks"),
+    ],
+)
+def test_a_wrong_table_of_landmarks_stops_everything(marked: Path, text: str, message: str) -> None:
+    (marked / "landmarks.csv").write_text(text)
+    with pytest.raises(TableError, match=message):
+        list_scans("nifti", {"folder": str(marked)})

@@ -197,9 +197,17 @@ def test_written_files_hold_the_phantoms(cohort: Path, phantoms: list[Phantom]) 
             assert (line["level"], line["shape"], line["expert"]) == (v.level, v.shape, "phantom")
             points = np.array([float(line[c]) for c in KEYPOINT_COLUMNS]).reshape(6, 3)
             assert np.allclose(points, v.keypoints, atol=1e-4)
+        landmarks = {
+            row["level"]: np.array([float(row[axis]) for axis in "xyz"])
+            for row in rows(cohort / "landmarks.csv")
+            if row["case"] == case["case"]
+        }
+        assert landmarks.keys() == phantom.landmarks.keys()
+        assert all(np.allclose(landmarks[level], center, atol=1e-4) for level, center in phantom.landmarks.items())
     assert {p.name for p in cohort.rglob("*") if p.is_file()} == {
         "annotations.csv",
         "cases.csv",
+        "landmarks.csv",
         "phantom-0001.nii.gz",
         "phantom-0002.nii.gz",
     }

@@ -287,3 +287,24 @@ def test_the_command_refuses(tmp_path: Path, options: list[str], message: str) -
     assert message in done.output
     assert len(done.output.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_landmarks_are_the_sacrum_below_and_the_axis_above_of_phantoms_that_show_them() -> None:
+    """S1 lies in the sacrum by the label map, below the last lumbar vertebra; C2 above the topmost one."""
+    shown: list[str] = []
+    for index in range(6):
+        phantom = make_phantom(SEED, index, ingredients=FULL, spacing_mm=4.0, labels=True)
+        assert phantom.labels is not None
+        grid = Grid(phantom.hu.shape, phantom.affine)
+        shown += phantom.landmarks
+        if "S1" in phantom.landmarks:
+            i, j, k = np.rint(grid.to_index(phantom.landmarks["S1"])).astype(int)
+            assert 26 in phantom.labels[i - 1 : i + 2, j - 1 : j + 2, k - 1 : k + 2]
+            lowest = phantom.vertebrae[-1]
+            assert lowest.level[0] == "L"
+            assert 15 < np.linalg.norm(centers(lowest.keypoints) - phantom.landmarks["S1"]) < 60
+        if "C2" in phantom.landmarks:
+            assert phantom.vertebrae[0].level == "C3"
+            assert 10 < np.linalg.norm(centers(phantom.vertebrae[0].keypoints) - phantom.landmarks["C2"]) < 40
+    assert "S1" in shown
+    assert "C2" not in make_phantom(SEED, 0, ingredients=FULL - {"head"}, spacing_mm=4.0).landmarks

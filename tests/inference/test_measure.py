@@ -115,9 +115,9 @@ class _Says(torch.nn.Module):
 
     def __init__(self, output: torch.Tensor) -> None:
         super().__init__()
-        self.output, self.output_stride = output, 2
+        self.output, self.output_stride, self.head = output, 2, torch.nn.Identity()
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def features(self, x: torch.Tensor) -> torch.Tensor:
         return self.output
 
 

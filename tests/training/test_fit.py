@@ -282,8 +282,8 @@ def test_a_detector_trains_on_cached_slices(tmp_path: Path) -> None:
     )
     network = train_detector(
         untrained, [tmp_path / "slices"], {"c"}, spacing_mm=1.0, scaling="window", window_hu=(-250, 850),
-        smallest_genant=0.2, objectness_weight=1.0, height_weight=0.5, crop_mm=(48, 40), batch=2, rotate_deg=5,
-        scale=0.1, elastic_mm=1.0, elastic_length_mm=16.0, shift_mm=4.0, intensity=1.0, appearance=1.0,
+        smallest_genant=0.2, objectness_weight=1.0, height_weight=0.5, level_weight=0.0, crop_mm=(48, 40), batch=2,
+        rotate_deg=5, scale=0.1, elastic_mm=1.0, elastic_length_mm=16.0, shift_mm=4.0, intensity=1.0, appearance=1.0,
         settings=replace(SETTINGS, steps=3), work=tmp_path / "work", device=CPU,
     )  # fmt: skip
     assert not network.training

@@ -84,7 +84,7 @@ def test_keypoints_follow_the_slice(tmp_path: Path, options: dict[str, Any]) -> 
 def test_a_vertebra_is_there_exactly_if_its_centroid_is_in_the_crop(tmp_path: Path) -> None:
     bank = _slice_bank(tmp_path, "row", {"c0"})
     for step in range(4):
-        hu, points = bank.batch(step, size=2, crop=CROP, seed=1, **STILL)
+        hu, points, _ = bank.batch(step, size=2, crop=CROP, seed=1, **STILL)
         top = float(hu[0, 0, 0]) / K
         rows = torch.tensor(_slice_keypoints(0)).mean(dim=1)[:, 0] - top
         expected = (rows >= 0) & (rows <= CROP[0] - 1)
@@ -93,7 +93,7 @@ def test_a_vertebra_is_there_exactly_if_its_centroid_is_in_the_crop(tmp_path: Pa
 
 def test_beyond_a_slice_there_is_air(tmp_path: Path) -> None:
     bank = _slice_bank(tmp_path, "number", {"c1"})
-    hu, _ = bank.batch(0, size=2, crop=(400, 200), seed=1, **STILL)
+    hu, *_ = bank.batch(0, size=2, crop=(400, 200), seed=1, **STILL)
     assert float(hu.amin()) == -1024
     assert int((hu == 100).sum()) > 0.9 * 2 * (LENGTHS[1] - 1) * (COLUMNS - 1)
 

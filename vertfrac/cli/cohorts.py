@@ -148,12 +148,17 @@ def resample(cases: Path, spacing: tuple[float, float, float], out: Path) -> Non
 @main.command()
 @path_option("cases", "table of cases")
 @path_option("annotations", "table of annotations")
+@click.option(
+    "--landmarks",
+    type=click.Path(path_type=Path),
+    help="table of landmarks; with it, what naming vertebrae is learned from comes along",
+)
 @settings_option()
 @path_option("out", "file of slices")
-def slices(cases: Path, annotations: Path, settings: str, out: Path) -> None:
+def slices(cases: Path, annotations: Path, landmarks: Path | None, settings: str, out: Path) -> None:
     """Cut the training slices along the annotated curves."""
     from vertfrac.cohorts.cache import cache_slices
     from vertfrac.config import Slices
 
     s: Slices = read_section(Slices, settings)
-    click.echo(f"{cache_slices(cases, annotations, out, **s.model_dump())} slices")
+    click.echo(f"{cache_slices(cases, annotations, out, landmarks=landmarks, **s.model_dump())} slices")

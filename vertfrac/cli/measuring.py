@@ -71,12 +71,16 @@ def curves(
 @click.option("--spacing", type=float, required=True, help="pixel size, mm")
 @click.option("--width", type=float, required=True, help="width of the slices, mm")
 @click.option("--extend", type=float, default=0.0, help="how far a slice goes on beyond its curve, mm")
+@click.option("--context", is_flag=True, help="cut the context too, by which vertebrae are named")
 @path_option("out", "file of held-out slices")
-def straighten(cases: Path, curves: Path, spacing: float, width: float, extend: float, out: Path) -> None:
+def straighten(
+    cases: Path, curves: Path, spacing: float, width: float, extend: float, context: bool, out: Path
+) -> None:
     """Cut the straightened slices of held-out cases along their predicted curves."""
     from vertfrac.inference.held_out import cut_slices
 
-    click.echo(f"{cut_slices(cases, curves, out, spacing_mm=spacing, width_mm=width, extend_mm=extend)} slices")
+    count = cut_slices(cases, curves, out, spacing_mm=spacing, width_mm=width, extend_mm=extend, context=context)
+    click.echo(f"{count} slices")
 
 
 @main.command()

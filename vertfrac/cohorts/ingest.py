@@ -26,14 +26,18 @@ from vertfrac.imaging import Image, write_nifti
 def ingest(scans: Sequence[Scan], out: Path) -> pd.DataFrame:
     """Read the cases of a source into the canonical form, one at a time; returns their table.
 
-    Writes ``out/<case>.nii`` for every usable case, ``out/cases.parquet`` and ``out/annotations.parquet``.
+    Writes ``out/<case>.nii`` for every usable case, ``out/cases.parquet``, ``out/annotations.parquet`` and
+    ``out/landmarks.parquet``.
     """
     out.mkdir(parents=True, exist_ok=True)
-    rows, kept = [], [tables.ANNOTATIONS.frame([])]
+    rows, kept, landmarks = [], [tables.ANNOTATIONS.frame([])], [tables.LANDMARKS.frame([])]
     for scan in scans:
         row, annotations = _ingest_case(scan, out)
         rows.append(row)
         kept.append(annotations)
+        if row["status"] == "ok":
+            landmarks.append(scan.landmarks())
+    tables.write_table(out / "landmarks.parquet", tables.LANDMARKS, pd.concat(landmarks))
     tables.write_table(out / "annotations.parquet", tables.ANNOTATIONS, pd.concat(kept))
     return tables.write_table(out / "cases.parquet", tables.CASES, rows)
 
@@ -99,13 +103,14 @@ def merge(shards: Sequence[Path], out: Path) -> pd.DataFrame:
 
     Raises CohortError if no case at all is usable.
     """
-    parts, annotations = [], []
+    parts, annotations, landmarks = [], [], []
     for shard in shards:
         part = tables.read_table(shard / "cases.parquet", tables.CASES)
         usable = part["status"] == "ok"
         part.loc[usable, "image"] = shard.name + "/" + part.loc[usable, "image"]
         parts.append(part)
         annotations.append(tables.read_table(shard / "annotations.parquet", tables.ANNOTATIONS))
+        landmarks.append(tables.read_table(shard / "landmarks.parquet", tables.LANDMARKS))
     cases = pd.concat(parts).sort_values("case", ignore_index=True)
     if not (cases["status"] == "ok").any():
         first = f"; the first: {cases['reason'].iloc[0]}" if len(cases) else ""
@@ -114,6 +119,11 @@ def merge(shards: Sequence[Path], out: Path) -> pd.DataFrame:
         out / "annotations.parquet",
         tables.ANNOTATIONS,
         pd.concat(annotations).sort_values(["case", "expert", "vertebra"], ignore_index=True),
+    )
+    tables.write_table(
+        out / "landmarks.parquet",
+        tables.LANDMARKS,
+        pd.concat(landmarks).sort_values(["case", "level"], ignore_index=True),
     )
     return tables.write_table(out / "cases.parquet", tables.CASES, cases)
 

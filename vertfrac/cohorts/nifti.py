@@ -14,10 +14,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from vertfrac import tables
 from vertfrac.cohorts.annotation_json import ReadAnnotation, read_annotation
+from vertfrac.cohorts.levels import LEVELS
 from vertfrac.cohorts.markups import ENDING as MARKUPS
 from vertfrac.cohorts.markups import read_markups
 from vertfrac.cohorts.sources import Scan
@@ -29,6 +31,10 @@ from vertfrac.imaging import Image, case_name, read_image
 CASES_TABLE = "cases.csv"
 ANNOTATIONS = ("annotations.csv", "annotations.parquet", "annotations")
 """What is looked for beside the scans where the configuration names no annotations; the last one is a folder."""
+LANDMARKS = "landmarks.csv"
+"""Rows of LANDMARKS, beside the scans, if there are any."""
+
+LANDMARK_LEVELS = (*LEVELS, "S1")
 
 SPLITS = ("train", "validation", "test")
 
@@ -71,8 +77,10 @@ def scans(folder: str | None = None, table: str | None = None, annotations: str 
     """
     here = Path(folder or "") if table is None else Path(table).parent
     listing, listed = _list(folder, table)
-    annotated = _annotations(here, annotations, listing, {one.case for one in listed})
-    return [_scan(one, listing, annotated) for one in listed]
+    cases = {one.case for one in listed}
+    annotated = _annotations(here, annotations, listing, cases)
+    landmarks = _landmarks(here / LANDMARKS, listing, cases)
+    return [_scan(one, listing, annotated, landmarks[landmarks["case"] == one.case]) for one in listed]
 
 
 def images(folder: str | None = None, table: str | None = None) -> list[tuple[str, Path | None]]:
@@ -227,6 +235,23 @@ def _annotations(here: Path, named: str | None, listing: Path, cases: set[str]) 
     return annotated
 
 
+def _landmarks(path: Path, listing: Path, cases: set[str]) -> pd.DataFrame:
+    """The rows of a table of landmarks, none if it is not there."""
+    if not path.is_file():
+        return tables.LANDMARKS.frame([])
+    data = _read(path, tables.LANDMARKS)
+    strange = data[~data["level"].isin(LANDMARK_LEVELS)]
+    if len(strange):
+        row = strange.iloc[0]
+        raise TableError(f"{path}: level of a landmark of case {row['case']} is {row['level']!r}, expected C1 to S1")
+    if not np.isfinite(data[["x", "y", "z"]].to_numpy(dtype=np.float64)).all():
+        raise TableError(f"{path}: a coordinate is missing or infinite, expected world RAS in mm")
+    unknown = set(data["case"].dropna()) - cases
+    if unknown or data["case"].isna().any():
+        raise TableError(f"{path}: case {min(unknown, default='without name')} is not listed in {listing.name}")
+    return data
+
+
 def _check_all_known(folder: Path, listing: Path, cases: set[str]) -> None:
     """Refuse a folder of JSON files one of which is of no case, since a misspelled name would lose an annotation."""
     for path in sorted(folder.iterdir()):
@@ -289,7 +314,7 @@ def _read_folder(folder: Path, case: str, grid: Grid) -> ReadAnnotation:
     return ReadAnnotation(found.reset_index(drop=True), tuple(text for one in read for text in one.left_out))
 
 
-def _scan(one: _Listed, listing: Path, annotated: Callable[[str], _Annotated]) -> Scan:
+def _scan(one: _Listed, listing: Path, annotated: Callable[[str], _Annotated], landmarks: pd.DataFrame) -> Scan:
     image = one.image
     annotation = _of_path(one.annotation, one.case) if one.annotation is not None else annotated(one.case)
 
@@ -308,5 +333,6 @@ def _scan(one: _Listed, listing: Path, annotated: Callable[[str], _Annotated]) -
         read,
         one.split,
         annotation.source,
-        f"{one}\n{annotation.listed}",
+        "\n".join([f"{one}\n{annotation.listed}", *([landmarks.to_csv(index=False)] if len(landmarks) else [])]),
+        lambda: landmarks,
     )

@@ -16,8 +16,14 @@ from typing import Any
 
 import pandas as pd
 
+from vertfrac import tables
 from vertfrac.errors import CohortError
 from vertfrac.imaging import Image
+
+
+def no_landmarks() -> pd.DataFrame:
+    """Rows of LANDMARKS of a scan that has none."""
+    return tables.LANDMARKS.frame([])
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,7 @@ class Scan:
     files : all files that reading depends on, for the workflow to watch; none of them needs to exist.
     read : returns the image in canonical order and its annotation, rows of ANNOTATIONS, none if there is none;
         raises a VertfracError that names the file, what was found and what was expected.
+    landmarks : called after ``read``, returns rows of LANDMARKS: of vertebrae without keypoints, and of the sacrum.
     split : the part of a published split, train, validation or test; "" where there is no such split.
     annotated_in : the file or folder that holds the annotation, for people to find it; "" where that is ``source``.
     listed : all that reading depends on in what it shares with other cases, such as its rows of a table. The workflow
@@ -43,6 +50,7 @@ class Scan:
     split: str = ""
     annotated_in: str = ""
     listed: str = ""
+    landmarks: Callable[[], pd.DataFrame] = no_landmarks
 
 
 def list_scans(kind: str, settings: Mapping[str, Any]) -> list[Scan]:

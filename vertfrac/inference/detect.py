@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -12,12 +13,13 @@ from numpy.typing import NDArray
 
 from vertfrac import tables
 from vertfrac.genant import genant_index, grade
+from vertfrac.geometry.context import Context
 from vertfrac.geometry.grid import Grid
 from vertfrac.geometry.keypoints import HEIGHTS, centers, heights
 from vertfrac.geometry.straighten import StraightSlice
 from vertfrac.inference.nms import Detection, suppress
 from vertfrac.models.detector import Detector, mean_candidates
-from vertfrac.models.intensity import Scaling, scale_intensity
+from vertfrac.models.intensity import Scaling, scale_context, scale_intensity
 
 HEIGHT_RANGE_MM = (3.0, 60.0)
 """No vertebral body, collapsed or huge, has a height outside it; such a detection is reported as not measured."""
@@ -39,22 +41,62 @@ def detect(
     nms_threshold: float,
     average_mm: float,
     device: torch.device,
+    context: Context | None = None,
+    start_mm: float = 0.0,
 ) -> list[Detection]:
     """Detections on one straightened slice, from the mean output of the networks, best first.
 
-    image : (rows, columns) HU. threshold : objectness below which nothing is returned.
+    image : (rows, columns) HU. threshold : objectness below which nothing is returned. context : of the same curve,
+    needed where the networks name vertebrae. start_mm : length along the curve of the slice's row 0.
     """
     hu = torch.from_numpy(image).to(device)[None]
     x = scale_intensity(hu, scaling=scaling, window_hu=window_hu)[:, None].contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():
-        candidates = mean_candidates([network.decode(network(x)[0]) for network in networks])
+        features = [network.unet.features(x) for network in networks]
+        said = [network.decode(network.output(seen)[0]) for network, seen in zip(networks, features, strict=True)]
+        candidates = mean_candidates(said)
     candidates = candidates.best_above(threshold, MOST_CANDIDATES)
-    return suppress(
+    found = suppress(
         *(values.cpu().numpy() for values in candidates),
         overlap=nms,
         threshold=nms_threshold,
         average_px=average_mm / spacing_mm,
     )
+    if context is None or not found or not names_levels(networks):
+        return found
+    centroids = np.stack([detection.keypoints.mean(axis=0) for detection in found])
+    rows = context.rows_at(start_mm + centroids[:, 0] * spacing_mm)
+    evidence = _evidence(networks, features, torch.from_numpy(context.views).to(device), centroids, rows)
+    return [replace(detection, evidence=one) for detection, one in zip(found, evidence, strict=True)]
+
+
+def names_levels(networks: Sequence[Detector]) -> bool:
+    """Whether networks name vertebrae: those of one system do all or none, unless no level was known in training."""
+    return all(network.levels is not None and network.levels.trained for network in networks)
+
+
+def _evidence(
+    networks: Sequence[Detector],
+    features: Sequence[torch.Tensor],
+    views: torch.Tensor,
+    centroids: NDArray[np.float64],
+    rows: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Log-likelihood of the levels, (n, levels), of vertebrae at centroids (n, 2), pixels, and context rows (n,)."""
+    parts = []
+    place = torch.from_numpy(rows).to(views.device, torch.float32)
+    image = torch.zeros(len(rows), dtype=torch.int64, device=views.device)
+    for network, seen in zip(networks, features, strict=True):
+        head = network.levels
+        assert head is not None
+        cell = torch.from_numpy(np.rint((centroids + 0.5) / network.unet.output_stride - 0.5)).long()
+        row, column = (cell[:, axis].clamp(0, seen.shape[2 + axis] - 1) for axis in (0, 1))
+        with torch.inference_mode():
+            cells = seen[0].permute(1, 2, 0)[row, column].float()
+            logits = head(cells, head.rows(scale_context(views[None])), image, place)
+            parts.append(head.evidence(logits).double().cpu().numpy())
+    mean: NDArray[np.float64] = np.mean(parts, axis=0)
+    return mean
 
 
 def measure(

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 
 from vertfrac import tables
-from vertfrac.arrays import iterate_arrays, write_arrays
+from vertfrac.arrays import beside, iterate_arrays, iterate_pairs, write_arrays
 from vertfrac.cohorts.cache import straight_image
 from vertfrac.config import Detector, DetectorInference, Localizer
 from vertfrac.errors import VertfracError
+from vertfrac.geometry.context import Context, context_along
 from vertfrac.geometry.curve import Curve
 from vertfrac.geometry.grid import Grid
 from vertfrac.geometry.straighten import StraightSlice
@@ -68,13 +70,24 @@ def curve_rows(case: str, curve: Curve, probability: np.ndarray) -> list[dict[st
     ]
 
 
-def cut_slices(cases: Path, curves: Path, out: Path, *, spacing_mm: float, width_mm: float, extend_mm: float) -> int:
+def cut_slices(
+    cases: Path,
+    curves: Path,
+    out: Path,
+    *,
+    spacing_mm: float,
+    width_mm: float,
+    extend_mm: float,
+    context: bool = False,
+) -> int:
     """Cut the straightened slice of every case that has a predicted curve; returns their number.
 
-    Each slice carries what maps it back: its curve, its geometry and the grid of its scan.
+    Each slice carries what maps it back: its curve, its geometry and the grid of its scan. context : cut the context,
+    by which vertebrae are named, too.
     """
     table = tables.read_table(cases, tables.CASES).set_index("case")
-    arrays, entries = {}, {}
+    arrays: dict[str, NDArray[Any]] = {}
+    entries: dict[str, dict[str, Any]] = {}
     for case, points in tables.read_table(curves, tables.CURVES).groupby("case"):
         name = str(case)
         image = read_image(cases.parent / str(table.loc[name, "image"]))
@@ -88,8 +101,12 @@ def cut_slices(cases: Path, curves: Path, out: Path, *, spacing_mm: float, width
             "shape": list(image.grid.shape),
             "affine": image.grid.world_from_index.tolist(),
         }
+        if context:
+            around = context_along(image.hu, image.grid, curve)
+            arrays[beside(name)] = around.views
+            entries[name]["context_start_mm"] = around.start_mm
     write_arrays(out, arrays, {"kind": "held-out slices", "spacing_mm": spacing_mm, "cases": entries})
-    return len(arrays)
+    return len(entries)
 
 
 def detect_vertebrae(
@@ -109,7 +126,7 @@ def detect_vertebrae(
     """
     network = load_detector(weights, settings.network, spacing_mm, device)
     rows: list[dict[str, Any]] = []
-    for case, image, entry in iterate_arrays([slices]):
+    for case, image, views, entry in iterate_pairs([slices]):
         geometry = StraightSlice(
             Curve(entry["curve"]), image.shape[0], image.shape[1], spacing_mm, float(entry["start_mm"])
         )
@@ -119,6 +136,8 @@ def detect_vertebrae(
             spacing_mm=spacing_mm,
             **detect_options(settings, options),
             device=device,
+            context=None if views is None else Context(views, float(entry["context_start_mm"])),
+            start_mm=geometry.start_mm,
         )
         scan = Grid(tuple(entry["shape"]), np.asarray(entry["affine"]))
         measured = measure(detections, geometry, scan, score=options.score, partial_margin_mm=options.partial_margin_mm)

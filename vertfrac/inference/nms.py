@@ -17,11 +17,16 @@ Floats = NDArray[np.float64]
 @dataclass(frozen=True, eq=False)
 class Detection:
     """One vertebra on a slice: score, keypoints (6, 2) as (row, column) in pixels, and their standard deviation over
-    the candidates and the networks that were averaged, in pixels (0 for a single one)."""
+    the candidates and the networks that were averaged, in pixels (0 for a single one).
+
+    evidence : (levels,) log-likelihood of every level up to a constant, in the order of ``levels.NAMED``; None where
+    the networks name none.
+    """
 
     score: float
     keypoints: Floats
     spread: float
+    evidence: Floats | None = None
 
 
 def suppress(

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from vertfrac.cohorts.cache import cached_volume, straight_image
 from vertfrac.errors import ImageError, NoSpineError
+from vertfrac.geometry.context import context_along
 from vertfrac.geometry.straighten import StraightSlice
 from vertfrac.imaging import Image
-from vertfrac.inference.detect import detect, measure, vertebrae_frame
+from vertfrac.inference.detect import detect, measure, names_levels, vertebrae_frame
 from vertfrac.inference.localize import SpineCurve, localize
 from vertfrac.inference.options import detect_options, localize_options
 from vertfrac.inference.weights import Model
@@ -65,6 +66,7 @@ def analyse(image: Image, model: Model) -> ScanResult:
         extend_mm=stage2.straighten.extend_mm,
     )
     slice_hu = straight_image(image, geometry)
+    context = context_along(image.hu, image.grid, spine.curve) if names_levels(model.detectors) else None
     clock.lap("straighten")
     options = stage2.inference
     detections = detect(
@@ -73,6 +75,8 @@ def analyse(image: Image, model: Model) -> ScanResult:
         spacing_mm=model.slice_spacing_mm,
         **detect_options(stage2, options),
         device=model.device,
+        context=context,
+        start_mm=geometry.start_mm,
     )
     clock.lap("detect")
     if not detections:

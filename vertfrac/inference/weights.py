@@ -19,15 +19,20 @@ import torch
 from torch import nn
 
 from vertfrac import __version__
+from vertfrac.cohorts.levels import NAMED
 from vertfrac.config import DetectorNetwork, LocalizerNetwork, System, parse
 from vertfrac.errors import ConfigError, ModelError
 from vertfrac.files import replacing, replacing_folder, write_json
+from vertfrac.geometry.context import COLUMNS, CORONAL, SAGITTAL
 from vertfrac.inference.card import CARD, FORMAT, read_card
 from vertfrac.models.anchor_based import AnchorBased
 from vertfrac.models.anchor_free import AnchorFree
 from vertfrac.models.detector import Detector
 from vertfrac.models.device import on_device
 from vertfrac.models.localizer import Localizer
+
+CONTEXT = {"coronal": CORONAL, "sagittal": SAGITTAL, "columns": COLUMNS, "classes": len(NAMED)}
+"""The views that vertebrae are named by, and the number of names."""
 
 
 def save_weights(path: Path, network: nn.Module, *, kind: str, settings: Mapping[str, Any]) -> None:
@@ -84,6 +89,7 @@ def build_detector(settings: DetectorNetwork, spacing_mm: float, seed: int | Non
         radius_px=settings.radius_mm / spacing_mm,
         offset_scale_px=settings.offset_scale_px,
         mean_offsets=settings.mean_offsets,
+        context=CONTEXT if settings.levels else None,
     )
 
 

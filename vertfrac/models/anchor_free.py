@@ -6,12 +6,13 @@ pixel a to the keypoints g.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from vertfrac.models.detector import Candidates, Detector, Targets
+from vertfrac.models.levels import LevelHead
 from vertfrac.models.unet import Skip
 
 
@@ -19,7 +20,8 @@ class AnchorFree(Detector):
     """The anchor-free stage-2 network, one anchor per output cell.
 
     radius_px : a cell is positive within this distance of a vertebra's centroid. offset_scale_px : what an output of 1
-    means, in pixels. mean_offsets : outputs are differences from the mean vertebra of the training cases.
+    means, in pixels. mean_offsets : outputs are differences from the mean vertebra of the training cases. context :
+    channels and columns of the views by which vertebrae are named, of ``LevelHead``; None names none.
     """
 
     def __init__(
@@ -31,12 +33,15 @@ class AnchorFree(Detector):
         offset_scale_px: float = 1.0,
         mean_offsets: bool = False,
         skip: Skip = "concatenate",
+        context: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__(anchors=1, widths=widths, output_stride=output_stride, skip=skip)
         self.radius_px = radius_px
         self.offset_scale_px = offset_scale_px
         self.uses_mean = mean_offsets
         self.register_buffer("mean_offsets", torch.zeros(6, 2))
+        if context is not None:
+            self.levels = LevelHead(features=widths[output_stride.bit_length() - 1], **context)
 
     def learn_shape(self, mean_offsets: Tensor) -> None:
         """Take over the mean vertebra, (6, 2) pixels about its centroid, if the outputs are differences from it."""
@@ -46,17 +51,25 @@ class AnchorFree(Detector):
     def encode(self, keypoints: Tensor, genant: Tensor, height: int, width: int) -> Targets:
         """Targets of annotated vertebrae; a positive cell belongs to the nearest centroid. See ``Detector.encode``."""
         centers = self.centers(height, width, keypoints.device)
-        centroids = keypoints.mean(dim=2)
-        distance = (centers[None, :, :, None] - centroids[:, None, None]).norm(dim=-1)
-        nearest_distance, nearest = distance.nan_to_num(nan=torch.inf).min(dim=-1)
-        positive = nearest_distance < self.radius_px
-        sample, row, column = positive.nonzero(as_tuple=True)
-        vertebra = nearest[positive]
+        sample, vertebra, row, column = self.near(keypoints.mean(dim=2), height, width)
+        positive = torch.zeros(len(keypoints), height, width, device=keypoints.device)
+        positive[sample, row, column] = 1
         return Targets(
-            positive.float()[:, None],
+            positive[:, None],
             keypoints[sample, vertebra] - centers[row, column][:, None],
             genant[sample, vertebra],
         )
+
+    def near(self, points: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The cells near to points (batch, n, 2), pixels, NaN for padding: those positive for a vertebra there.
+
+        height, width : of the output. Returns the sample, the nearest point, the row and the column of each, (m,).
+        """
+        centers = self.centers(height, width, points.device)
+        distance = (centers[None, :, :, None] - points[:, None, None]).norm(dim=-1).nan_to_num(nan=torch.inf)
+        nearest_distance, nearest = distance.min(dim=-1)
+        sample, row, column = (nearest_distance < self.radius_px).nonzero(as_tuple=True)
+        return sample, nearest[sample, row, column], row, column
 
     def code(self, raw: Tensor) -> Tensor:
         """Offsets in pixels from network outputs (n, 6, 2)."""

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vertfrac.geometry.grid import strided_centers
+from vertfrac.models.levels import LevelHead
 from vertfrac.models.unet import Skip, UNet
 
 CHANNELS = 13
@@ -67,16 +68,24 @@ class Detector(nn.Module, ABC):
     anchors : anchors per output cell. widths : U-Net channels. output_stride : pixels per output cell along both axes.
     """
 
+    levels: LevelHead | None
+    """What names vertebrae, if anything does."""
+
     def __init__(self, *, anchors: int, widths: Sequence[int], output_stride: int, skip: Skip) -> None:
         super().__init__()
         self.anchors = anchors
+        self.levels = None
         self.unet = UNet(
             2, in_channels=1, out_channels=anchors * CHANNELS, widths=widths, output_stride=output_stride, skip=skip
         )
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, 1, rows, columns) -> (batch, anchors, 13, h, w)."""
-        output: Tensor = self.unet(x)
+        return self.output(self.unet.features(x))
+
+    def output(self, features: Tensor) -> Tensor:
+        """(batch, channels, h, w) features of the U-Net -> (batch, anchors, 13, h, w)."""
+        output: Tensor = self.unet.head(features)
         batch, _, height, width = output.shape
         return output.float().view(batch, self.anchors, CHANNELS, height, width)
 

@@ -28,3 +28,8 @@ def scale_intensity(hu: Tensor, *, scaling: Scaling, window_hu: tuple[float, flo
     mean = values.mean(dim=axes, keepdim=True)
     deviation = values.std(dim=axes, keepdim=True, correction=0)
     return (values - mean) / deviation.clamp_min(1e-3)
+
+
+def scale_context(views: Tensor) -> Tensor:
+    """Views of a context as they are stored, uint8 (``vertfrac.geometry.context``), scaled to [-1, 1]; air is -1."""
+    return views.to(torch.float32) / 127.5 - 1

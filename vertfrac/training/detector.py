@@ -8,11 +8,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from vertfrac.models.anchor_free import AnchorFree
 from vertfrac.models.detector import Detector, detector_loss
 from vertfrac.models.device import on_device
 from vertfrac.models.intensity import Scaling, scale_intensity
+from vertfrac.models.levels import level_loss
 from vertfrac.training.fit import FitSettings, fit
-from vertfrac.training.slices import SliceBank
+from vertfrac.training.slices import Names, SliceBank
 
 
 def train_detector(
@@ -26,6 +28,7 @@ def train_detector(
     smallest_genant: float,
     objectness_weight: float,
     height_weight: float,
+    level_weight: float,
     crop_mm: tuple[float, float],
     batch: int,
     rotate_deg: float,
@@ -40,13 +43,15 @@ def train_detector(
     device: torch.device,
 ) -> Detector:
     """Train a detector on the slices of ``cases``; returns it in evaluation mode, on the CPU."""
-    bank = SliceBank(files, cases, device=device)
+    bank = SliceBank(files, cases, device=device, named=network.levels is not None)
     network = on_device(network, device, torch.channels_last)
     network.learn_shape(bank.mean_offsets())
+    if network.levels is not None:
+        network.levels.learn_shares(bank.level_counts(network.levels.classes))
 
     def loss(network: nn.Module, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         assert isinstance(network, Detector)
-        hu, keypoints = bank.batch(
+        hu, keypoints, names = bank.batch(
             step,
             size=batch,
             crop=(round(crop_mm[0] / spacing_mm), round(crop_mm[1] / spacing_mm)),
@@ -58,11 +63,12 @@ def train_detector(
             shift_px=shift_mm / spacing_mm,
             intensity=intensity,
             appearance=appearance,
+            coronal=0 if network.levels is None else network.levels.coronal,
         )
         images = scale_intensity(hu, scaling=scaling, window_hu=window_hu)[:, None]
         features = network.unet.features(images.contiguous(memory_format=torch.channels_last))
         targets = network.encode(keypoints, _genant(keypoints), *features.shape[2:])
-        return detector_loss(
+        total, parts = detector_loss(
             network.objectness(features),
             network.codes(features, targets.objectness > 0),
             targets,
@@ -70,9 +76,24 @@ def train_detector(
             objectness_weight=objectness_weight,
             height_weight=height_weight,
         )
+        if names is None:
+            return total, parts
+        parts["levels"] = _level_loss(network, features, names)
+        return total + level_weight * parts["levels"], parts
 
     fit(network, loss, settings, work=work, device=device)
     return network.cpu().eval()
+
+
+def _level_loss(network: Detector, features: Tensor, names: Names) -> Tensor:
+    """Cross-entropy of the levels at the cells of the vertebrae and landmarks whose level is known."""
+    assert isinstance(network, AnchorFree)
+    assert network.levels is not None
+    known = torch.where((names.levels >= 0)[..., None], names.points, torch.nan)
+    sample, which, row, column = network.near(known, *features.shape[2:])
+    cells = features.permute(0, 2, 3, 1)[sample, row, column].float()
+    logits = network.levels(cells, network.levels.rows(names.context), sample, names.rows[sample, which])
+    return level_loss(logits, names.levels[sample, which])
 
 
 def _genant(keypoints: Tensor) -> Tensor:

@@ -3,32 +3,62 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vertfrac.arrays import iterate_arrays
+from vertfrac.arrays import iterate_arrays, iterate_pairs
 from vertfrac.errors import CohortError
+from vertfrac.models.intensity import scale_context
+from vertfrac.training.context import vary_context
 from vertfrac.training.sampling import normal, step_generator, uniform, vary_appearance, vary_intensity
 
 AIR_HU = -1024
 
 
+class Names(NamedTuple):
+    """What naming vertebrae is learned from.
+
+    points : (size, n, 2), where vertebrae and landmarks are, crop pixels, NaN where none is. levels : (size, n), their
+    classes, -1 where unknown. rows : (size, n), their rows in the context. context : (size, channels, rows, columns).
+    """
+
+    points: Tensor
+    levels: Tensor
+    rows: Tensor
+    context: Tensor
+
+
+class Samples(NamedTuple):
+    """hu : (size, rows, columns). keypoints : (size, n, 6, 2) in crop pixels, NaN where a vertebra does not exist or
+    its centroid lies outside the crop. names : None where vertebrae are not named."""
+
+    hu: Tensor
+    keypoints: Tensor
+    names: Names | None
+
+
 class SliceBank:
     """All training slices of a fold, held on one device as one padded tensor.
 
-    files : files of slices. cases : those to keep. Raises CohortError if none is left.
+    files : files of slices. cases : those to keep. named : hold what naming vertebrae is learned from too. Raises
+    CohortError if no slice is left, or one lacks its context.
     """
 
-    def __init__(self, files: Sequence[Path], cases: set[str], *, device: torch.device) -> None:
-        arrays, keypoints = [], []
-        for _, array, entry in iterate_arrays(files):
+    def __init__(self, files: Sequence[Path], cases: set[str], *, device: torch.device, named: bool = False) -> None:
+        arrays, keypoints, contexts, entries = [], [], [], []
+        for name, array, context, entry in iterate_pairs(files) if named else _unpaired(files):
             if entry["case"] in cases:
                 arrays.append(torch.from_numpy(array))
                 keypoints.append(torch.tensor(entry["keypoints"], dtype=torch.float32))
+                if named and context is None:
+                    raise CohortError(f"training slice {name}: has no context, expected one, to name vertebrae by")
+                contexts.append(context)
+                entries.append(entry)
         if not arrays:
             raise CohortError("no training slice: none of the fold's cases has one")
         rows, most = max(len(a) for a in arrays), max(len(k) for k in keypoints)
@@ -41,10 +71,16 @@ class SliceBank:
             self.hu[i, : len(image)] = image
             self.keypoints[i, : len(points)] = points
         self.hu, self.keypoints = self.hu.to(device), self.keypoints.to(device)
+        self.names = _names(contexts, keypoints, entries, most, device) if named else None
 
     def mean_offsets(self) -> Tensor:
         """Mean position of the six keypoints about their vertebra's centroid, (6, 2), pixels."""
         return (self.keypoints - self.keypoints.mean(dim=2, keepdim=True)).nanmean(dim=(0, 1))
+
+    def level_counts(self, classes: int) -> Tensor:
+        """How many vertebrae and landmarks have each level, (classes,)."""
+        assert self.names is not None
+        return torch.bincount(self.names.levels[self.names.levels >= 0], minlength=classes).float()
 
     def batch(
         self,
@@ -60,11 +96,11 @@ class SliceBank:
         shift_px: float,
         intensity: float,
         appearance: float,
-    ) -> tuple[Tensor, Tensor]:
+        coronal: int = 0,
+    ) -> Samples:
         """The augmented samples of one step, a function of seed and step alone.
 
-        crop : pixels (rows, columns). Returns HU (size, *crop) and keypoints (size, n, 6, 2) in crop pixels, NaN where
-        a vertebra does not exist or its centroid lies outside the crop.
+        crop : pixels (rows, columns). coronal : channels of the context that run across the body.
         """
         generator = step_generator(seed, step, self.device)
         chosen = torch.randint(len(self.hu), (size,), generator=generator, device=self.device)
@@ -99,7 +135,10 @@ class SliceBank:
         images = (self.hu[chosen].float() - AIR_HU)[:, None]
         hu = F.grid_sample(images, sampling, mode="bilinear", padding_mode="zeros", align_corners=True)[:, 0] + AIR_HU
 
-        target = self.keypoints[chosen] - center[:, None, None]
+        marked = self.keypoints
+        if self.names is not None:  # a landmark moves like a vertebra whose keypoints are all in one place
+            marked = torch.cat([marked, self.names.points[:, marked.shape[1] :, None].expand(-1, -1, 6, -1)], dim=1)
+        target = marked[chosen] - center[:, None, None]
         inverse = torch.linalg.inv(matrix)
         points = torch.einsum("bij,bnkj->bnki", inverse, target) + middle
         for _ in range(20):  # the displacement depends on where the keypoint ends up: fixed-point iteration
@@ -108,8 +147,44 @@ class SliceBank:
         centroid = points.mean(dim=2, keepdim=True)
         limit = torch.tensor([height - 1, width - 1], device=self.device)
         visible = ((centroid >= 0) & (centroid <= limit)).all(dim=-1, keepdim=True)
-        hu = vary_appearance(hu, generator, appearance)
-        return vary_intensity(hu, generator, intensity), torch.where(visible, points, torch.nan)
+        points = torch.where(visible, points, torch.nan)
+        hu = vary_intensity(vary_appearance(hu, generator, appearance), generator, intensity)
+        names = None
+        if self.names is not None:
+            centroid = points.mean(dim=2)
+            levels, rows, views = self.names.levels[chosen], self.names.rows[chosen], self.names.context[chosen]
+            shown = torch.where(torch.isfinite(centroid).all(dim=-1), rows, torch.nan)
+            context = vary_context(scale_context(views), generator, shown, coronal=coronal, intensity=intensity)
+            names = Names(centroid, levels, rows, context)
+        return Samples(hu, points[:, : self.keypoints.shape[1]], names)
+
+
+def _unpaired(files: Sequence[Path]) -> Iterator[tuple[str, Any, None, dict[str, Any]]]:
+    return ((name, array, None, entry) for name, array, entry in iterate_arrays(files))
+
+
+def _names(
+    contexts: Sequence[Any],
+    keypoints: Sequence[Tensor],
+    entries: Sequence[dict[str, Any]],
+    most: int,
+    device: torch.device,
+) -> Names:
+    """All that is known of levels, padded: vertebrae in the order of their keypoints, landmarks behind ``most``."""
+    rows = max(views.shape[1] for views in contexts)
+    more = max(len(entry["landmarks"]) for entry in entries)
+    shape = (len(contexts), most + more)
+    points, levels = torch.full((*shape, 2), torch.nan), torch.full(shape, -1)
+    places = torch.full(shape, torch.nan)
+    stacked = torch.zeros((len(contexts), contexts[0].shape[0], rows, contexts[0].shape[2]), dtype=torch.uint8)
+    for i, (views, vertebrae, entry) in enumerate(zip(contexts, keypoints, entries, strict=True)):
+        stacked[i, :, : views.shape[1]] = torch.from_numpy(views)
+        count, landmarks = len(vertebrae), torch.tensor(entry["landmarks"], dtype=torch.float32).reshape(-1, 2)
+        where = [*range(count), *range(most, most + len(landmarks))]
+        points[i, where] = torch.cat([vertebrae.mean(dim=1), landmarks])
+        levels[i, where] = torch.tensor(entry["levels"])
+        places[i, where] = torch.tensor(entry["context_rows"], dtype=torch.float32)
+    return Names(points.to(device), levels.to(device), places.to(device), stacked.to(device))
 
 
 def _look_up(field: Tensor, points: Tensor) -> Tensor:

@@ -86,6 +86,7 @@ rule merge:
     output:
         cases=f"{RUN}/cohort/cases.parquet",
         annotations=f"{RUN}/cohort/annotations.parquet",
+        landmarks=f"{RUN}/cohort/landmarks.parquet",
     log:
         f"{RUN}/logs/merge.log",
     benchmark:
@@ -162,7 +163,8 @@ rule slices:
         runtime=scaled(30, 0.01),
     params:
         settings=canonical(CONFIG.slices),
+        landmarks=slice_landmarks,
         code=provenance("cli.slices"),
     shell:
-        "vertfrac slices --cases {input}/cases.parquet --annotations {input}/annotations.parquet"
+        "vertfrac slices --cases {input}/cases.parquet --annotations {input}/annotations.parquet {params.landmarks}"
         " --settings {params.settings:q} --out {output} > {log} 2>&1"

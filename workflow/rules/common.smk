@@ -227,6 +227,21 @@ def detector(wildcards):
     return SYSTEMS[wildcards.system].detector
 
 
+def names_levels(system):
+    """Whether a system names vertebrae, for which slices need their context."""
+    network = system.detector.network
+    return network.kind == "anchor_free" and network.levels
+
+
+def slice_landmarks(wildcards, input):
+    """Option of vertfrac slices, if any system names vertebrae."""
+    return (
+        f"--landmarks {input}/landmarks.parquet"
+        if any(map(names_levels, CONFIG.systems.values()))
+        else ""
+    )
+
+
 def volumes(wildcards):
     """The cached volumes of all shards at the voxel size of a system's stage 1."""
     spacing = "x".join(f"{mm:g}" for mm in localizer(wildcards).input.spacing_mm)
@@ -258,7 +273,8 @@ DEPENDS_ON = {
     "localizer": lambda system: training_settings(system.localizer),
     "curves": lambda system: canonical(system.localizer),
     "slices": lambda system: canonical(system.localizer)
-    + canonical(system.detector.straighten),
+    + canonical(system.detector.straighten)
+    + str(names_levels(system)),
     "detector": lambda system: training_settings(system.detector),
 }
 

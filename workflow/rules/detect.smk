@@ -52,10 +52,13 @@ rule straighten:
         spacing=CONFIG.slices.spacing_mm,
         width=lambda wildcards: detector(wildcards).straighten.width_mm,
         beyond=lambda wildcards: detector(wildcards).straighten.extend_mm,
+        context=lambda wildcards: (
+            "--context" if names_levels(SYSTEMS[wildcards.system]) else ""
+        ),
         code=provenance("cli.straighten"),
     shell:
         "vertfrac straighten --cases {input.cases} --curves {input.curves} --spacing {params.spacing}"
-        " --width {params.width} --extend {params.beyond} --out {output} > {log} 2>&1"
+        " --width {params.width} --extend {params.beyond} {params.context} --out {output} > {log} 2>&1"
 
 
 rule detect:

@@ -54,6 +54,7 @@ use rule merge as transfer_merge with:
     output:
         cases=f"{OTHER}/cohort/cases.parquet",
         annotations=f"{OTHER}/cohort/annotations.parquet",
+        landmarks=f"{OTHER}/cohort/landmarks.parquet",
     log:
         f"{RUN}/logs/transfer/{{cohort}}/merge.log",
     benchmark:

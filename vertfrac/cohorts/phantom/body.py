@@ -535,12 +535,19 @@ def paint_pelvis(canvas: Canvas, body: Body, sacrum: list[Vertebra], rng: np.ran
             canvas.ellipsoid(at, rng.uniform([3, 6, 20], [8, 25, 60]), look.fat, _turn(rng.uniform(-1, 1)))
 
 
+def axis_center(column: Column) -> Floats:
+    """Centre of the body of C2, (3,) mm, above the topmost vertebra of a column."""
+    c3 = column.vertebrae[0]
+    center: Floats = c3.keypoints[[0, 4]].mean(axis=0) + c3.rotation[:, 2] * 12 * column.size
+    return center
+
+
 def paint_head(canvas: Canvas, body: Body, rng: np.random.Generator) -> None:
     """C1, C2, skull base with brain, mandible, teeth, pharynx, hyoid and thyroid."""
     look, s = body.look, body.size
     c3 = body.column.vertebrae[0]
     lateral, fore, up = c3.rotation.T
-    c2 = c3.keypoints[[0, 4]].mean(axis=0) + up * 12 * s
+    c2 = axis_center(body.column)
     for grow, hu in ((6.0, look.fat), (2.0, look.muscle)):
         canvas.ellipsoid(c2 + fore * 46 * s + up * 18 * s, np.array([52, 58, 56]) * s + grow, hu)
     throat = c2 - up * 14 * s + fore * 18 * s

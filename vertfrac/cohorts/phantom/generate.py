@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import gzip
 import io
 import os
@@ -48,6 +49,7 @@ Floats = NDArray[np.float64]
 Bytes = NDArray[np.uint8]
 Axcodes = tuple[str, str, str]
 
+LANDMARK_COLUMNS: tuple[str, ...] = ("case", "level", "x", "y", "z")
 ANNOTATION_COLUMNS: tuple[str, ...] = ("case", "vertebra", "expert", "level", "shape", *KEYPOINT_COLUMNS)
 CASE_COLUMNS: tuple[str, ...] = (
     "case",
@@ -77,6 +79,7 @@ class Phantom:
     """A procedural CT: `hu` int16 in storage order, `affine` (4, 4) from voxel index to world RAS mm.
 
     `vertebrae` : whole ones from C3 to L5, superior first. `field` : what the scan covers; curvatures in degrees.
+    `landmarks` : centres of C2 and S1, (3,) in world RAS mm, of those that lie in the scan.
     `labels`, `subregions` : masks on the grid of `hu`, where asked for: the vertebra each voxel belongs to (VerSe
     numbering, whole or cut) and its part (49 body, 41 arch). They say what was painted at the voxel's centre. The
     sacrum is one label, 26.
@@ -92,6 +95,7 @@ class Phantom:
     lordosis: float = 0.0
     labels: Bytes | None = None
     subregions: Bytes | None = None
+    landmarks: Mapping[str, Floats] = dataclasses.field(default_factory=dict)
 
     def stored_as(self, axcodes: Axcodes) -> Phantom:
         """The same phantom with its array axes pointing along `axcodes`, such as ("L", "P", "S")."""
@@ -163,8 +167,11 @@ def _paint(
     rare: np.random.Generator,
     ingredients: Ingredients,
     labels: bool,
-) -> Canvas:
-    """Render the anatomy on a grid of coordinates x, y, z (mm). rare : draws what phantoms of full difficulty add."""
+) -> tuple[Canvas, dict[str, Floats]]:
+    """Render the anatomy on a grid of coordinates x, y, z (mm), and say where C2 and S1 are, if they are there.
+
+    rare : draws what phantoms of full difficulty add.
+    """
     look = random_look(rng, column.fragile)
     if "lesions" in ingredients:
         look = rare_look(rare, look)
@@ -205,7 +212,10 @@ def _paint(
     anatomy_body.paint_implants(canvas, body, rng)
     with canvas.only_if("metal" in ingredients):
         disease.paint_hardware(canvas, spine, rare)
-    return canvas
+    landmarks = {"S1": sacrum[0].center}
+    if "head" in ingredients:
+        landmarks["C2"] = anatomy_body.axis_center(column)
+    return canvas, landmarks
 
 
 def _paint_vertebrae(
@@ -304,7 +314,7 @@ def make_phantom(
     step = step_z / fine
     pad = fine
     z_fine = z[0] - step * pad + step * np.arange((z.size - 1) * fine + 2 * pad + 1)
-    canvas = _paint(column, (x, y, z_fine), rng, rare, ingredients, labels)
+    canvas, landmarks = _paint(column, (x, y, z_fine), rng, rare, ingredients, labels)
     usual = rng.uniform(1.0, 1.5)
     slices = thick_slices(canvas.hu, canvas.z, z, step_z * (protocol.thickness if protocol else usual))
     level = column.level_at(z)
@@ -334,7 +344,7 @@ def make_phantom(
         for v in column.vertebrae
         if (v.keypoints >= low).all() and (v.keypoints <= high).all()
     )
-    masks = (
+    label_map, subregion_map = (
         None if mask is None else mask[pad::fine][: z.size].transpose(2, 1, 0)
         for mask in (canvas.labels, canvas.subregions)
     )
@@ -347,7 +357,13 @@ def make_phantom(
         column.cobb,
         column.kyphosis,
         column.lordosis,
-        *masks,
+        label_map,
+        subregion_map,
+        {
+            level: (center + origin) @ turn.T
+            for level, center in landmarks.items()
+            if (center >= low).all() and (center <= high).all()
+        },
     )
     order = rng.permutation(3)
     names = np.array(["RL", "AP", "SI"])[order]
@@ -425,7 +441,9 @@ def make_phantoms(*, labels: bool = False, **made: Unpack[Made]) -> Iterator[tup
 
 
 def write_phantoms(out: Path, *, labels: bool = False, **made: Unpack[Made]) -> None:
-    """Write a cohort: `images/phantom-0001.nii.gz` ..., `annotations.csv`, `cases.csv`; of a shard, its part of them.
+    """Write a cohort, or of a shard its part of it.
+
+    Images are `images/phantom-0001.nii.gz` ..., tables `annotations.csv`, `landmarks.csv` and `cases.csv`.
 
     labels : write the label maps of each scan too, `labels/phantom-0001.nii.gz` and `subregions/phantom-0001.nii.gz`.
     Raises ConfigError as `make_phantoms`.
@@ -434,6 +452,7 @@ def write_phantoms(out: Path, *, labels: bool = False, **made: Unpack[Made]) -> 
     folder = Path(out) / "images"
     folder.mkdir(parents=True, exist_ok=True)
     annotations: list[list[object]] = []
+    landmarks: list[list[object]] = []
     table: list[list[object]] = []
     for _, phantom in phantoms:
         image = folder / f"{phantom.case}.nii.gz"
@@ -447,8 +466,11 @@ def write_phantoms(out: Path, *, labels: bool = False, **made: Unpack[Made]) -> 
             points = [f"{value:.4f}" for value in v.keypoints.reshape(-1)]
             annotations.append([phantom.case, number, "phantom", v.level, v.shape, *points])
             lowest = min(lowest, float(genant_index(heights(v.keypoints))))
+        for level, center in phantom.landmarks.items():
+            landmarks.append([phantom.case, level, *(f"{value:.4f}" for value in center)])
         numbers = [f"{value:.4f}" for value in (lowest, phantom.cobb, phantom.kyphosis, phantom.lordosis)]
         where = image.relative_to(out).as_posix()
         table.append([phantom.case, where, phantom.case, phantom.field, len(phantom.vertebrae), *numbers])
     _write_csv(Path(out) / "annotations.csv", ANNOTATION_COLUMNS, annotations)
+    _write_csv(Path(out) / "landmarks.csv", LANDMARK_COLUMNS, landmarks)
     _write_csv(Path(out) / "cases.csv", CASE_COLUMNS, table)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import pandas as pd
@@ -33,8 +33,16 @@ def scans(
         ingredients=choose(difficulty, without),
         templates=read_templates(Path(like), like_spacing_mm) if like else (),
     )
+    once = lru_cache(maxsize=1)(make)  # its landmarks are asked for right after it was read
     return [
-        Scan(case_name(index), case_name(index), f"phantom {index + 1} of seed {seed}", (), partial(_read, make, index))
+        Scan(
+            case_name(index),
+            case_name(index),
+            f"phantom {index + 1} of seed {seed}",
+            (),
+            partial(_read, once, index),
+            landmarks=partial(_landmarks, once, index),
+        )
         for index in range(cases)
     ]
 
@@ -48,3 +56,11 @@ def _read(make: Callable[[int], Phantom], index: int) -> tuple[Image, pd.DataFra
         for number, vertebra in enumerate(phantom.vertebrae, start=1)
     ]
     return image, tables.ANNOTATIONS.frame(rows)
+
+
+def _landmarks(make: Callable[[int], Phantom], index: int) -> pd.DataFrame:
+    phantom = make(index)
+    return tables.LANDMARKS.frame(
+        {"case": phantom.case, "level": level, **dict(zip("xyz", center.tolist(), strict=True))}
+        for level, center in phantom.landmarks.items()
+    )
