@@ -119,7 +119,7 @@ def name_column(
 
 
 def doubtful(levels: tuple[str, ...], runner_up: tuple[str, ...], share: float, near: float) -> tuple[str, ...]:
-    """The runner-up's level of each detection where both name it, but differently; else "", as everywhere if not near."""
+    """The runner-up's level of each detection that both name, but differently; else "", and wherever it is not near."""
     if share < near:
         return ("",) * len(levels)
     return tuple(b if a and b and a != b else "" for a, b in zip(levels, runner_up, strict=True))
