@@ -172,7 +172,7 @@ def figures(
     cases: Path | None,
     out: Path,
 ) -> None:
-    """Draw agreement of G, distribution of errors and ROC curves of one system or of several, side by side.
+    """Draw agreement of G, errors, ROC curves, doubt and levels of one system or of several, side by side.
 
     With --vertebrae, --slices and --cases also overlays of the best, median and worst held-out case; with matches of
     experts also how they disagree.

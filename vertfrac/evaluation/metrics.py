@@ -44,7 +44,8 @@ class Measure:
     of x and y; "kappa" is Cohen's with quadratic weights of the grades x and y; "auc" is the area under the ROC curve
     of the score y for the classes x (0 or 1); "calibration" is the expected calibration error of the probability y of
     the event x (Guo et al. 2017): its mean distance to the share of events, over BINS equal intervals. spread :
-    whether the standard deviation of the rows means something. why : the reason if the metric is undefined, else empty. note : what else to know about a defined one.
+    whether the standard deviation of the rows means something. why : the reason if the metric is undefined, else empty.
+    note : what else to know about a defined one.
     """
 
     metric: str

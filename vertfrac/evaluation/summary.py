@@ -328,7 +328,8 @@ def write_tables(
 ) -> str:
     """Write summary.md and, as .csv and .parquet, table-1, -2, -3, -agreement, -grades, -levels, -ablation.
 
-    The last one comes only with ``ablations``. Each file is written atomically; returns the text of summary.md. Errors: see ``paper_tables``.
+    The last one comes only with ``ablations``. Each file is written atomically; returns the text of summary.md. Errors:
+    see ``paper_tables``.
     """
     filled = paper_tables(summary, published_as)
     if ablations is not None:
