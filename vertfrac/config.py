@@ -303,6 +303,20 @@ class DetectorLoss(Section):
     level_weight: NotNegative = Field(0.2, description="weight of the levels, where the network names them")
 
 
+class LevelDecoding(Section):
+    """How a column of vertebrae is named: prices in nats of what is not a normal column."""
+
+    temperature: Positive = Field(2.0, description="what the network's evidence is divided by, being correlated")
+    missing: NotNegative = Field(3.0, description="price of a vertebra that was not detected between two that were")
+    variant: NotNegative = Field(4.0, description="price of a numeric variant: 11 or 13 thoracic, 4 or 6 lumbar")
+    unnamed: NotNegative = Field(8.0, description="price of a detection that is no vertebra and gets no name")
+    pitch_spread: Positive = Field(0.15, description="spread of the logarithm of the distance of neighbours")
+    pitch_limit: NotNegative = Field(8.0, description="most that a distance which fits badly may cost")
+    near: Annotated[float, Field(ge=0, le=0.5)] = Field(
+        0.1, description="share of the runner-up, of winner and runner-up, from which on a level is in doubt"
+    )
+
+
 class DetectorInference(Section):
     """From network output to vertebrae. Changing it reruns detection and what follows, nothing else."""
 
@@ -312,6 +326,7 @@ class DetectorInference(Section):
     nms_threshold: Probability = Field(0.1, description="overlap above which the lower score is suppressed")
     average_mm: NotNegative = Field(0.0, description="average candidates whose anchors are this near the winner's")
     partial_margin_mm: float = Field(0.0, description="keypoints nearer to the scan's edge make a vertebra partial")
+    levels: LevelDecoding = Field(default_factory=LevelDecoding)
 
 
 class Straighten(Section):

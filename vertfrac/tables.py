@@ -439,6 +439,14 @@ MATCHES = Schema(
         Column("level_target", STRING, "", "level of the annotation; missing where none was given"),
         *_NAMED,
         Column(
+            "identified",
+            BOOL,
+            "",
+            "of all named predictions of the scan, that of this level is the closest, within 20 mm; missing without "
+            "level_target",
+        ),
+        Column("anchored", BOOL, "", "the scan shows the sacrum, the base of the skull or both ends of the rib cage"),
+        Column(
             "nearest_mm", FLOAT, "mm", "distance of the prediction's body centre to the closest annotated one in 3D"
         ),
         Column("nearest_genant", FLOAT, "", "G of that closest annotated vertebra"),
@@ -462,7 +470,8 @@ _SUBSET = Column(
     "subset",
     STRING,
     "",
-    "all, or the condition on G: the annotated one, for precision the predicted one; or on the expert's own grade",
+    "all, or the condition on G: the annotated one, for precision the predicted one; or on the expert's own grade; or "
+    "anchored: scans that show the sacrum, the base of the skull or both ends of the rib cage",
 )
 
 METRICS = Schema(

@@ -50,7 +50,7 @@ def _curves(systems: tuple[str, ...] = ("one", "_$two$")) -> pd.DataFrame:
     return tables.CURVE_ERRORS.frame(rows)
 
 
-WRITTEN = {"agreement.png", "doubt.png", "errors.png", "roc.png"}
+WRITTEN = {"agreement.png", "doubt.png", "errors.png", "levels.png", "roc.png"}
 TWELVE = (*(f"system-{i:02d}" for i in range(11)), "_$two$")
 
 
@@ -255,7 +255,7 @@ def test_empty_tables_say_so(kind: str) -> None:
 
 def test_empty_tables_are_written(tmp_path: Path) -> None:
     draw_comparison(*_empty("typed"), tmp_path)
-    assert len(list(tmp_path.iterdir())) == 4
+    assert {path.name for path in tmp_path.iterdir()} == WRITTEN
 
 
 @pytest.mark.parametrize("systems", [("one",), TWELVE], ids=len)

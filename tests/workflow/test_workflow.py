@@ -89,6 +89,8 @@ def test_every_target_is_made(finished: Path) -> None:
         "figures/tiny/errors.png",
         "figures/based/roc.png",
         "figures/based/doubt.png",
+        "figures/based/levels.png",
+        "summary/table-levels.parquet",
         "figures/agreement.png",
         "summary/table-3.parquet",
         "transfer/other/summary/summary.md",
@@ -142,7 +144,7 @@ def test_the_report_is_made_without_a_warning_and_explains_every_figure(finished
         assert word not in (done.stdout + done.stderr).lower()
     page = (finished / "report.html").read_text()
     shown = sorted(path.stem for path in (ROOT / "workflow" / "report").glob("*.rst"))
-    assert shown == ["agreement", "doubt", "errors", "roc", "summary", "workflow"]
+    assert shown == ["agreement", "doubt", "errors", "levels", "roc", "summary", "workflow"]
     for caption in (
         "graded in CT: run <em>tiny</em>",
         "as annotated, one point per matched vertebra of the system <em>based</em>",
@@ -150,6 +152,7 @@ def test_the_report_is_made_without_a_warning_and_explains_every_figure(finished
         "over the scans and vertebrae of the system <em>tiny</em>",
         "ROC curves of every system",
         "Whether the scores and the spread of the keypoints of every system say what is wrong",
+        "names vertebrae as they were annotated",
         "on held-out cases",
         "on the cohort <em>other</em>, without adaptation",
     ):

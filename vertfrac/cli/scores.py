@@ -29,6 +29,7 @@ evaluation_option = click.option("--settings", default="{}", help="section evalu
 @path_option("predictions", "table of predictions, Parquet or CSV; with --folds one per fold, in fold order", many=True)
 @click.option("--folds", type=PATH, help="table of folds; default: all annotated cases at once")
 @click.option("--cases", type=PATH, help="table of cases, for the patients where there are no folds")
+@click.option("--landmarks", type=PATH, help="table of landmarks: scans that show S1 or C2 have an anchor for levels")
 @click.option("--curves", type=PATH, multiple=True, help="table of predicted curves, one per table of predictions")
 @click.option("--statuses", type=PATH, multiple=True, help="table of case statuses, one per table of predictions")
 @evaluation_option
@@ -40,6 +41,7 @@ def evaluate(
     predictions: tuple[Path, ...],
     folds: Path | None,
     cases: Path | None,
+    landmarks: Path | None,
     curves: tuple[Path, ...],
     statuses: tuple[Path, ...],
     settings: str,
@@ -50,7 +52,8 @@ def evaluate(
     """Score the predictions of one system and repeat against annotations, whoever made them.
 
     Predictions need the columns case and the 18 keypoint coordinates (world RAS, mm), optionally vertebra, score,
-    status and spread_mm; see docs/tables.md. Prints the headline metrics with their 95 % intervals.
+    status, spread_mm, level, level_probability and level_runner_up; see docs/tables.md. Prints the headline
+    metrics with their 95 % intervals.
     """
     from vertfrac.config import Evaluation
     from vertfrac.evaluation.run import evaluate as run
@@ -62,6 +65,7 @@ def evaluate(
         predictions,
         folds=folds,
         cases=cases,
+        landmarks=landmarks,
         curves=curves,
         statuses=statuses,
         **_matching(s),
@@ -168,7 +172,7 @@ def figures(
     cases: Path | None,
     out: Path,
 ) -> None:
-    """Draw agreement of G, distribution of errors and ROC curves of one system or of several, side by side.
+    """Draw agreement of G, errors, ROC curves, doubt and levels of one system or of several, side by side.
 
     With --vertebrae, --slices and --cases also overlays of the best, median and worst held-out case; with matches of
     experts also how they disagree.

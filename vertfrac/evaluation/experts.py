@@ -15,6 +15,7 @@ from vertfrac.config import EXPERTS
 from vertfrac.errors import AnnotationError, GeometryError
 from vertfrac.evaluation import published
 from vertfrac.evaluation.inputs import check_vertebrae, read_annotations
+from vertfrac.evaluation.levels import anchored_cases
 from vertfrac.evaluation.matching import Closeness, match
 from vertfrac.evaluation.run import patients_of_cases, write_scores
 from vertfrac.evaluation.score import curve_errors, match_table
@@ -91,6 +92,7 @@ def score_experts(
         warn(f"{row['case']}: {row['reason']}; left out")
     alone = {row["case"] for row in lonely}
     patient_of = patients_of_cases(set(marks["case"]), cases)
+    anchored = anchored_cases(marks)
     run = {"system": EXPERTS, "repeat": 0}
     matches: list[dict[str, Any]] = []
     errors: list[dict[str, Any]] = []
@@ -100,7 +102,7 @@ def score_experts(
             for rater, found, truth in comparisons(rows, reference, closeness=closeness, threshold=threshold):
                 mine = {**key, "rater": rater}
                 scored = match_table(truth, _as_predictions(found), closeness=closeness, threshold=threshold)
-                matches += [{**mine, **row} for row in scored]
+                matches += [{**mine, "anchored": case in anchored, **row} for row in scored]
                 errors += [{**mine, **row} for row in _curve_rows(truth, found)]
         except GeometryError as error:
             raise AnnotationError(f"{rows['source'].iloc[0]}: case {case}: {error}") from error

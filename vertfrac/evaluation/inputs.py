@@ -10,21 +10,22 @@ import pandas as pd
 
 from vertfrac import tables
 from vertfrac.errors import AnnotationError, TableError, VertfracError
+from vertfrac.evaluation.levels import read_level
 from vertfrac.geometry.keypoints import heights
 
 
 def read_annotations(path: Path) -> pd.DataFrame:
-    """A table ANNOTATIONS; AnnotationError if a case holds a vertebra twice, or one without height."""
+    """A table ANNOTATIONS; AnnotationError if a case holds a vertebra twice, one without height or of no level."""
     marks = tables.read_table(path, tables.ANNOTATIONS)
     marks["expert"] = marks["expert"].fillna(tables.DEFAULT_EXPERT)
     if marks.empty:
         raise AnnotationError(f"{path}: no annotation, expected one row per vertebra")
     check_vertebrae(marks, path, ["case", "expert", "vertebra"], AnnotationError)
-    return marks
+    return _with_levels(marks, path, ("level",), AnnotationError)
 
 
 def read_predictions(path: Path) -> pd.DataFrame:
-    """A table PREDICTIONS, absent columns filled; TableError if a case holds a vertebra twice, or one without height.
+    """A table PREDICTIONS, absent columns filled; TableError for a vertebra twice, without height or of no level.
 
     Vertebrae that are not offered as measurements (status other than ok) need no keypoints.
     """
@@ -33,7 +34,23 @@ def read_predictions(path: Path) -> pd.DataFrame:
         found["vertebra"] = (found.groupby("case").cumcount() + 1).astype("Int64")
     found = found.fillna({"score": 1.0, "status": "ok"})
     check_vertebrae(found, path, ["case", "vertebra"], TableError)
-    return found
+    return _with_levels(found, path, ("level", "level_runner_up"), TableError)
+
+
+def _with_levels(rows: pd.DataFrame, path: Path, columns: Sequence[str], error: type[VertfracError]) -> pd.DataFrame:
+    """The rows with levels as `levels.NAMED` writes them, "" where there is none."""
+    read = {
+        name: pd.Series(
+            [
+                read_level(text, f"{path}: case {case} vertebra {vertebra}", error)
+                for case, vertebra, text in zip(rows["case"], rows["vertebra"], rows[name].fillna(""), strict=True)
+            ],
+            index=rows.index,
+            dtype="string",
+        )
+        for name in columns
+    }
+    return rows.assign(**read)
 
 
 def check_vertebrae(rows: pd.DataFrame, path: Path, key: Sequence[str], error: type[VertfracError]) -> None:

@@ -1,4 +1,4 @@
-"""Metrics of scored cases: each is one of four statistics over rows that belong to patients.
+"""Metrics of scored cases: each is one of five statistics over rows that belong to patients.
 
 A :class:`Measure` holds the rows of one metric; its value follows from one weight per patient. Weights of 1 give the
 metric itself, the counts of a resample of the patients give a bootstrap replicate: both take the same path.
@@ -15,10 +15,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from vertfrac.evaluation.levels import columns, named_pairs
 from vertfrac.genant import GRADE_LIMITS, grade
 
 Floats = NDArray[np.float64]
-Statistic = Literal["mean", "correlation", "kappa", "auc"]
+Statistic = Literal["mean", "correlation", "kappa", "auc", "calibration"]
 
 MILD, FRACTURED = GRADE_LIMITS[:2]
 """G at or below the first is at least mild; at or below the second, moderate or severe: it counts as fractured."""
@@ -28,6 +29,12 @@ NORMAL_OR_FRACTURED = "G0 vs G2-G3"
 GRADED_FRACTURED, GRADED_NORMAL_OR_FRACTURED = "grade >= 2", "grade 0 vs 2-3"
 """Subsets by the expert's own grade, which may disagree with the G of the annotation."""
 
+ANCHORED = "anchored"
+"""Subset of the scans that show where levels can be counted from; see `levels.anchored_cases`."""
+
+BINS = 10
+"""Of the calibration error: intervals of the probability, equally wide."""
+
 
 @dataclass(frozen=True, eq=False)
 class Measure:
@@ -35,8 +42,10 @@ class Measure:
 
     patients : (rows,), whose row it is. x, y : (rows,), by ``statistic``: "mean" averages x; "correlation" is Pearson's
     of x and y; "kappa" is Cohen's with quadratic weights of the grades x and y; "auc" is the area under the ROC curve
-    of the score y for the classes x (0 or 1). spread : whether the standard deviation of the rows means something.
-    why : the reason if the metric is undefined, else empty. note : what else to know about a defined one.
+    of the score y for the classes x (0 or 1); "calibration" is the expected calibration error of the probability y of
+    the event x (Guo et al. 2017): its mean distance to the share of events, over BINS equal intervals. spread :
+    whether the standard deviation of the rows means something. why : the reason if the metric is undefined, else empty.
+    note : what else to know about a defined one.
     """
 
     metric: str
@@ -117,6 +126,16 @@ class Measure:
         own, index = self._by_patient
         return np.column_stack([np.bincount(index, side, len(own)) for side in (self.x > 0, self.x <= 0)])
 
+    @cached_property
+    def bins(self) -> Floats:
+        """Per patient and interval of the probability y: rows, and sums of x - y; (patients, 2, BINS)."""
+        own, index = self._by_patient
+        interval = np.clip((self.y * BINS).astype(np.intp), 0, BINS - 1)
+        sums = np.zeros((len(own), 2, BINS))
+        np.add.at(sums[:, 0], (index, interval), 1.0)
+        np.add.at(sums[:, 1], (index, interval), self.x - self.y)
+        return sums
+
 
 def _ratio(part: Floats, whole: Floats, smallest: float = 0.0) -> Floats:
     """part / whole; NaN where whole is not above ``smallest``."""
@@ -155,8 +174,13 @@ def _auc(weights: Floats, measure: Measure) -> Floats:
     return _ratio(ordered, (weights @ measure.classes).prod(axis=-1))
 
 
+def _calibration(weights: Floats, measure: Measure) -> Floats:
+    sums = np.tensordot(weights, measure.bins, axes=1)
+    return _ratio(np.abs(sums[..., 1, :]).sum(axis=-1), sums[..., 0, :].sum(axis=-1))
+
+
 _FORMULAS: dict[Statistic, Callable[[Floats, Measure], Floats]] = {
-    "mean": _mean, "correlation": _correlation, "kappa": _kappa, "auc": _auc,
+    "mean": _mean, "correlation": _correlation, "kappa": _kappa, "auc": _auc, "calibration": _calibration,
 }  # fmt: skip
 
 
@@ -195,6 +219,7 @@ def measures(matches: pd.DataFrame, curves: pd.DataFrame) -> list[Measure]:
         *_agreement(frame),
         *_fractures(frame),
         *_graded_fractures(frame),
+        *_levels(frame),
     ]
 
 
@@ -373,6 +398,57 @@ def _classified(
         ("specificity", ~positive, ~called, "no negative"),
     ):
         yield _measure((name, *where), rows[side], right[side], empty=none if len(rows) else empty)
+
+
+def _levels(matches: pd.DataFrame) -> Iterator[Measure]:
+    """Names of vertebrae against annotated levels, over all scans and over those with an anchor; see `levels`.
+
+    Of a system that names no level at all they are undefined. If it names some, an annotated vertebra that was missed
+    or left without a name counts as not identified. Doubt and calibration need a system that gives probabilities.
+    """
+    known = matches[matches["level_target"].notna()]
+    why = "" if (matches["level"].fillna("") != "").any() else "the system names no level"
+    why = "no annotated level" if known.empty else why
+    silent = why or ("" if matches["level_probability"].notna().any() else "the system gives no probability of levels")
+    pairs = named_pairs(matches)
+    for subset, marked, chosen in (
+        (ALL, known, pairs),
+        (ANCHORED, known[known["anchored"].fillna(False)], pairs[pairs["anchored"].fillna(False)]),
+    ):
+        empty = "no annotated level" if subset == ALL else "no scan with an anchor and annotated levels"
+        shown = {"empty": why or (empty if marked.empty else "no matched pair with an annotated level")}
+        yield _measure(
+            ("identification rate", "vertebra", subset), *_if_defined(why, marked, "identified"), empty=why or empty
+        )
+        yield _measure(("label accuracy", "vertebra", subset), *_if_defined(why, chosen, "right"), **shown)
+        off = chosen.assign(by_one=chosen["off"].abs() == 1)
+        yield _measure(("shifted by one", "vertebra", subset), *_if_defined(why, off, "by_one"), **shown)
+        scans = columns(chosen)
+        yield _measure(("shifted columns", "scan", subset), *_if_defined(why, scans, "shifted"), **shown)
+        named = chosen[chosen["off"].notna()]
+        for name, level, rows, none in (
+            ("doubtful wrong levels", "vertebra", named[~named["right"]], "no wrong level"),
+            ("doubtful right levels", "vertebra", named[named["right"]], "no right level"),
+            ("doubtful shifted columns", "scan", scans[scans["shifted"]], "no shifted column"),
+            ("doubtful right columns", "scan", scans[scans["right"]], "no column that is right throughout"),
+        ):
+            flag = "doubt" if level == "vertebra" else "flagged"
+            reason = silent or (none if len(named) else shown["empty"])
+            yield _measure((name, level, subset), *_if_defined(silent, rows, flag), empty=reason)
+        sure = named[named["level_probability"].notna()]
+        share, right = sure["level_probability"].astype("float64"), sure["right"].astype("float64")
+        reason = silent or (shown["empty"] if named.empty else "no level with a probability")
+        yield _measure(
+            ("calibration error of the level", "vertebra", subset), sure, right, y=share, statistic="calibration",
+            empty=reason,
+        )  # fmt: skip
+        yield _measure(("Brier score of the level", "vertebra", subset), sure, (share - right) ** 2, empty=reason)
+
+
+def _if_defined(why: str, rows: pd.DataFrame, column: str) -> tuple[pd.DataFrame, pd.Series]:
+    """Rows and a column of them; none of them if there is a reason why it is undefined."""
+    chosen = rows.iloc[:0] if why else rows
+    return chosen, chosen[column]
 
 
 def patients_of(sets: Sequence[Sequence[Measure]]) -> NDArray[np.object_]:

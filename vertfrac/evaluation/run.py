@@ -15,6 +15,7 @@ from vertfrac.cohorts.folds import held_out_cases
 from vertfrac.errors import AnnotationError, GeometryError, TableError
 from vertfrac.evaluation.bootstrap import intervals
 from vertfrac.evaluation.inputs import check_cases, name_some, read_annotations, read_predictions
+from vertfrac.evaluation.levels import anchored_cases
 from vertfrac.evaluation.matching import Closeness
 from vertfrac.evaluation.metrics import NOT_GIVEN, Measure, measures, metric_rows
 from vertfrac.evaluation.score import curve_errors, match_table
@@ -38,6 +39,7 @@ def evaluate(
     *,
     folds: Path | None = None,
     cases: Path | None = None,
+    landmarks: Path | None = None,
     curves: Sequence[Path] = (),
     statuses: Sequence[Path] = (),
     closeness: Closeness,
@@ -50,11 +52,13 @@ def evaluate(
 
     folds : every prediction file is that of a fold, in fold order, and holds what that fold holds out. Without folds
     the files are stacked, all annotated cases count, and the fold is missing. cases : table of cases, for the patients
-    where no folds give them. curves, statuses : one file per prediction file, or none. A case without a prediction
-    counts as all missed, and is named to ``warn``.
+    where no folds give them. landmarks : table of landmarks, of which S1 and C2 anchor the levels of a case. curves,
+    statuses : one file per prediction file, or none. A case without a prediction counts as all missed, and is named to
+    ``warn``.
     Raises TableError for predictions of cases that are not annotated or not held out, and for duplicate vertebrae.
     """
     marks = read_annotations(annotations)
+    anchored = anchored_cases(marks, landmarks and tables.read_table(landmarks, tables.LANDMARKS))
     parts = (
         _folds(marks, predictions, curves, statuses, tables.read_table(folds, tables.FOLDS), run["repeat"])
         if folds
@@ -74,7 +78,7 @@ def evaluate(
                 tracks = _curve_rows(case, mine, part)
             except GeometryError as error:
                 raise AnnotationError(f"{annotations}: case {case}: {error}") from error
-            matches += [{**key, **row} for row in rows]
+            matches += [{**key, "anchored": case in anchored, **row} for row in rows]
             errors += [{**key, **row} for row in tracks]
     return write_scores(out, matches, errors, run)
 
@@ -231,6 +235,19 @@ HEADLINE: tuple[tuple[str, str, str], ...] = (
 )
 """What the command line prints, as (metric, level, subset); the tables hold all."""
 
+LEVELS: tuple[tuple[str, str, str], ...] = (
+    ("identification rate", "vertebra", "all"),
+    ("identification rate", "vertebra", "anchored"),
+    ("label accuracy", "vertebra", "all"),
+    ("label accuracy", "vertebra", "anchored"),
+    ("shifted by one", "vertebra", "all"),
+    ("shifted columns", "scan", "all"),
+    ("doubtful shifted columns", "scan", "all"),
+    ("doubtful right columns", "scan", "all"),
+    ("calibration error of the level", "vertebra", "all"),
+)
+"""Printed after the headline where the system names levels and the annotations have them."""
+
 GRADED: tuple[tuple[str, str, str], ...] = tuple(
     (metric, level, "grade >= 2")
     for level in ("vertebra", "patient")
@@ -242,10 +259,10 @@ GRADED: tuple[tuple[str, str, str], ...] = tuple(
 def headline(
     summary: pd.DataFrame, keys: Sequence[tuple[str, str, str]] = HEADLINE
 ) -> Iterator[tuple[tuple[str, str, str], str]]:
-    """Some metrics of a summary of one system, as their keys and one line of text each; then GRADED where defined."""
+    """Some metrics of a summary of one system, as key and one line of text each; then GRADED and LEVELS if defined."""
     rows = {(row["metric"], row["level"], row["subset"]): row for row in summary.to_dict("records")}
-    graded = [key for key in GRADED if key in rows and not pd.isna(rows[key]["value"])]
-    for key in (*keys, *graded):
+    defined = [key for key in (*GRADED, *LEVELS) if key in rows and not pd.isna(rows[key]["value"])]
+    for key in (*keys, *defined):
         row = rows[key]
         name = f"{key[0]} by {key[1]}" + ("" if key[2] == "all" else f", {key[2]}")
         if pd.isna(row["value"]):

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from vertfrac import tables
+from vertfrac.evaluation.levels import identified
 from vertfrac.evaluation.matching import Closeness, distances, match, overlaps
 from vertfrac.genant import genant_index
 from vertfrac.geometry.keypoints import heights
@@ -25,17 +26,31 @@ def match_table(
     measured = predictions[predictions["status"] == "ok"]
     found = tables.keypoints_of(measured)
     numbers, scores = measured["vertebra"].tolist(), measured["score"].tolist()
-    spreads = measured["spread_mm"].tolist() if "spread_mm" in measured else [None] * len(found)
+    spreads = _column(measured, "spread_mm")
     g_found = genant_index(heights(found))
+    names = {name: _column(measured, name) for name in ("level", "level_probability", "level_runner_up")}
+    levels = [str(level or "") for level in names["level"]]
     rows: list[dict[str, Any]] = []
     for expert, marks in annotations.groupby("expert"):
         truth = tables.keypoints_of(marks)
         targets = marks["vertebra"].tolist()
         target_of = {j: i for i, j in match(truth, found, closeness=closeness, threshold=threshold)}
         g_truth = genant_index(heights(truth))
-        graded = marks["grade"].tolist() if "grade" in marks else [None] * len(truth)
+        graded = _column(marks, "grade")
         gap = distances(truth, found)
         nearest = gap.argmin(axis=0)
+        wanted = [str(level or "") for level in _column(marks, "level")]
+        hits = identified(gap, wanted, levels)
+        of_target = [
+            {
+                "target": number,
+                "genant_target": g,
+                "grade_target": grade,
+                "level_target": level or None,
+                "identified": hit,
+            }
+            for number, g, grade, level, hit in zip(targets, g_truth, graded, wanted, hits, strict=True)
+        ]
         for j in range(len(found)):
             row = {
                 "expert": expert,
@@ -43,25 +58,29 @@ def match_table(
                 "score": scores[j],
                 "spread_mm": spreads[j],
                 "genant": g_found[j],
+                **{name: values[j] for name, values in names.items()},
+                "level": levels[j],
                 "nearest_mm": gap[nearest[j], j],
                 "nearest_genant": g_truth[nearest[j]],
             }
             if j in target_of:
                 i = target_of[j]
                 row |= {
-                    "target": targets[i],
+                    **of_target[i],
                     "iou": overlaps(truth[i : i + 1], found[j : j + 1])[0, 0],
                     "center_error_mm": gap[i, j],
                     "keypoint_error_mm": np.linalg.norm(truth[i] - found[j], axis=-1).mean(),
-                    "genant_target": g_truth[i],
-                    "grade_target": graded[i],
                 }
             rows.append(row)
-        rows += [
-            {"expert": expert, "target": targets[i], "genant_target": g_truth[i], "grade_target": graded[i]}
-            for i in sorted(set(range(len(truth))) - set(target_of.values()))
-        ]
+        rows += [{"expert": expert, **of_target[i]} for i in sorted(set(range(len(truth))) - set(target_of.values()))]
     return rows
+
+
+def _column(rows: pd.DataFrame, name: str) -> list[Any]:
+    """The values of a column that may be absent, None where there is none."""
+    if name not in rows:
+        return [None] * len(rows)
+    return [None if pd.isna(value) else value for value in rows[name]]
 
 
 def curve_errors(annotations: pd.DataFrame, curve_points: pd.DataFrame) -> list[dict[str, Any]]:

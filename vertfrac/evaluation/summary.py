@@ -99,6 +99,26 @@ def _detection(subset: str) -> tuple[Measure, ...]:
     )
 
 
+def _naming(subset: str) -> tuple[Measure, ...]:
+    return (
+        Measure("identification rate", "identification rate", "vertebra", subset),
+        Measure("label accuracy", "label accuracy", "vertebra", subset),
+        Measure("shifted by one", "shifted by one", "vertebra", subset),
+        Measure("shifted columns", "shifted columns", "scan", subset),
+    )
+
+
+def _doubt(subset: str) -> tuple[Measure, ...]:
+    return (
+        Measure("shifted columns doubtful", "doubtful shifted columns", "scan", subset),
+        Measure("right columns doubtful", "doubtful right columns", "scan", subset),
+        Measure("wrong levels doubtful", "doubtful wrong levels", "vertebra", subset),
+        Measure("right levels doubtful", "doubtful right levels", "vertebra", subset),
+        Measure("calibration error", "calibration error of the level", "vertebra", subset),
+        Measure("Brier score", "Brier score of the level", "vertebra", subset),
+    )
+
+
 _TASKS = ("G <= 0.8", "G <= 0.74", "G0 vs G2-G3")
 _CLASSIFICATION = ("ROC AUC", "sensitivity", "specificity")
 
@@ -173,8 +193,25 @@ LAYOUTS: tuple[Layout, ...] = (
         ),
         optional=True,
     ),
+    Layout(
+        "table-levels",
+        "Names of vertebrae",
+        "Identification rate (VerSe, Sekuboyina et al. 2021): share of annotated vertebrae of known level for which "
+        "the closest named prediction has that level and is within 20 mm. Label accuracy: of matched pairs. Shifted by "
+        "one: the name is that of a neighbour. Shifted columns: scans in which most names are wrong. Doubtful: the "
+        "system says what else the level may be, of a shifted column for at least half of the wrong ones, of a right "
+        "column for any. Calibration: expected error of the level's probability in ten intervals (smaller is better). "
+        "Anchored: scans that show the sacrum, the base of the skull or both ends of the rib cage.",
+        (
+            ("All scans", _naming("all")),
+            ("Anchored scans", _naming("anchored")),
+            ("Doubt, all scans", _doubt("all")),
+            ("Doubt, anchored scans", _doubt("anchored")),
+        ),
+        optional=True,
+    ),
 )
-"""The papers' tables (P20 Tables 1-2, Z22 Tables 1-3), one on the agreement of G, one for grades given by experts."""
+"""The papers' tables (P20 Tables 1-2, Z22 Tables 1-3), and on the agreement of G, grades given by experts, levels."""
 
 ABLATION = (
     Measure("keypoints, mm", "keypoint error", "vertebra", unit="mm"),
@@ -289,9 +326,10 @@ def write_tables(
     ablations: Changes | None = None,
     published_as: Mapping[str, str] | None = None,
 ) -> str:
-    """Write summary.md, and table-1, -2, -3, -agreement, -grades (.csv, .parquet) and, given ``ablations``, -ablation.
+    """Write summary.md and, as .csv and .parquet, table-1, -2, -3, -agreement, -grades, -levels, -ablation.
 
-    Each file is written atomically; returns the text of summary.md. Errors: see ``paper_tables``.
+    The last one comes only with ``ablations``. Each file is written atomically; returns the text of summary.md. Errors:
+    see ``paper_tables``.
     """
     filled = paper_tables(summary, published_as)
     if ablations is not None:

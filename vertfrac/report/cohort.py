@@ -15,11 +15,19 @@ from vertfrac.geometry.curve import Curve
 from vertfrac.geometry.straighten import StraightSlice
 from vertfrac.imaging import read_image
 from vertfrac.report.evaluation_figures import has_experts
-from vertfrac.report.figures import doubt, error_distribution, expert_disagreement, genant_agreement, overlay, roc
+from vertfrac.report.figures import (
+    doubt,
+    error_distribution,
+    expert_disagreement,
+    genant_agreement,
+    levels,
+    overlay,
+    roc,
+)
 
 
 def draw_comparison(matches: pd.DataFrame, curve_errors: pd.DataFrame, out: Path) -> None:
-    """Write agreement.png, errors.png, roc.png and doubt.png over all systems, and experts.png if there are experts.
+    """Write agreement, errors, roc, doubt and levels.png over all systems, and experts.png if there are experts.
 
     matches : rows of MATCHES. curve_errors : rows of CURVE_ERRORS, maybe none.
     """
@@ -27,6 +35,7 @@ def draw_comparison(matches: pd.DataFrame, curve_errors: pd.DataFrame, out: Path
     error_distribution(out / "errors.png", matches, curve_errors)
     roc(out / "roc.png", matches)
     doubt(out / "doubt.png", matches)
+    levels(out / "levels.png", matches)
     if has_experts(matches):
         expert_disagreement(out / "experts.png", matches)
 

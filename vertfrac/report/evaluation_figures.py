@@ -36,20 +36,20 @@ _PAIR = ["system", "target", "vertebra", "genant_target", "genant"]
 
 def draw_genant_agreement(matches: pd.DataFrame) -> Figure:
     """Draw predicted against annotated G with limits of agreement; see ``figures.genant_agreement``."""
-    pairs, systems = _by_vertebra(matches), _names(matches)
+    pairs, systems = _by_vertebra(matches), names_of(matches)
     if len(systems) > 1:
         return _agreement_of_many(pairs, systems)
-    figure = _sheet(10.4, 5.2)
+    figure = sheet(10.4, 5.2)
     scatter, bland = figure.subplots(1, 2)
-    _plain(scatter, "Genant index G: predicted against annotated", "annotated G", "predicted G")
-    _plain(bland, "Bland-Altman", "mean of annotated and predicted G", "predicted - annotated G")
+    plain_axes(scatter, "Genant index G: predicted against annotated", "annotated G", "predicted G")
+    plain_axes(bland, "Bland-Altman", "mean of annotated and predicted G", "predicted - annotated G")
     if pairs.empty:
         for axes in (scatter, bland):
-            _note(axes, NOTHING)
+            note(axes, NOTHING)
         return figure
     target, found = _indices(pairs)
     _scatter(scatter, target, found, _lowest(pairs), SYSTEM_COLOURS[0])
-    _text(scatter, f"{_shown(systems[0])} (n = {len(pairs)} pairs)")
+    _text(scatter, f"{shown_name(systems[0])} (n = {len(pairs)} pairs)")
     _bland_altman(bland, target, found)
     return figure
 
@@ -58,7 +58,7 @@ def _agreement_of_many(pairs: pd.DataFrame, systems: list[str]) -> Figure:
     """One scatter plot per system on one scale; bias and limits of agreement are parallels to the identity line."""
     columns = min(len(systems), 4)
     rows = -(-len(systems) // columns)
-    figure = _sheet(3.3 * columns + 0.4, 3.6 * rows + 0.3)
+    figure = sheet(3.3 * columns + 0.4, 3.6 * rows + 0.3)
     figure.suptitle(
         "Genant index G: predicted against annotated. Black: equal; orange: bias (solid) and 95 % limits of agreement",
         size=10, color=INK,
@@ -68,10 +68,10 @@ def _agreement_of_many(pairs: pd.DataFrame, systems: list[str]) -> Figure:
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
     low = _lowest(pairs)
     for axes, name in zip(panels, systems, strict=False):
-        part = _of(pairs, name)
-        _plain(axes, fill(_shown(name), 34), "", "")
+        part = of_system(pairs, name)
+        plain_axes(axes, fill(shown_name(name), 34), "", "")
         if part.empty:
-            _note(axes, NOTHING)
+            note(axes, NOTHING)
             continue
         target, found = _indices(part)
         _scatter(axes, target, found, low, SYSTEM_COLOURS[0])
@@ -165,9 +165,9 @@ def draw_error_distribution(matches: pd.DataFrame, curve_errors: pd.DataFrame) -
     matched = matches.reindex(columns=["system", "target", "vertebra", "keypoint_error_mm", "center_error_mm"])
     matched = matched.dropna(subset=["target", "vertebra"])
     curves = curve_errors.reindex(columns=["system", "curve_error_mm"])
-    systems = sorted({*_names(matches), *_names(curves)}) or [""]
+    systems = sorted({*names_of(matches), *names_of(curves)}) or [""]
     many = len(systems) > 1
-    figure = _sheet(12.6, 1.45 * len(systems) + 0.8 if many else 4.2)
+    figure = sheet(12.6, 1.45 * len(systems) + 0.8 if many else 4.2)
     panels = figure.subplots(len(systems), 3, squeeze=False, sharex="col", sharey="col")
     for column, (name, title, label, counted) in enumerate(_ERRORS):
         rows, nothing = (curves, "no curve") if name == "curve_error_mm" else (matched, NOTHING)
@@ -176,13 +176,13 @@ def draw_error_distribution(matches: pd.DataFrame, curve_errors: pd.DataFrame) -
         for row, system in enumerate(systems):
             axes = panels[row, column]
             last = row == len(systems) - 1
-            _plain(axes, title if row == 0 else "", label if last else "", "share, %" if last else "")
-            _histogram(axes, _of(known, system)[name], edges, counted, nothing)
+            plain_axes(axes, title if row == 0 else "", label if last else "", "share, %" if last else "")
+            _histogram(axes, of_system(known, system)[name], edges, counted, nothing)
         tallest = max((bar.get_height() for axes in panels[:, column] for bar in axes.patches), default=1)
         panels[0, column].set_ylim(0, 1.15 * tallest)
         panels[0, column].set_xlim(edges[0], edges[-1])
     for axes, system in zip(panels[:, 0], systems, strict=True):
-        label = fill(_shown(system), 22)
+        label = fill(shown_name(system), 22)
         axes.annotate(
             label, (0, 0.5), xycoords="axes fraction", xytext=(-48, 0), textcoords="offset points", size=9, color=INK,
             ha="right", va="center", parse_math=False,
@@ -202,7 +202,7 @@ def _histogram(axes: Axes, known: pd.Series, edges: Floats, counted: str, nothin
     """Shares in percent with the median; what lies beyond the axis is counted in the last bin, and said so."""
     values = known.to_numpy(dtype=np.float64)
     if not len(values):
-        _note(axes, nothing)
+        note(axes, nothing)
         return
     weights = np.full(len(values), 100 / len(values))
     clipped = np.minimum(values, edges[-1])
@@ -222,7 +222,7 @@ ROC_LIMITS = (0.74, 0.8)
 
 def draw_roc(matches: pd.DataFrame) -> Figure:
     """Draw ROC curves by vertebra and by patient; see ``figures.roc``."""
-    figure = _sheet(11.4, 11.6)
+    figure = sheet(11.4, 11.6)
     figure.set_layout_engine("constrained", h_pad=0.1)
     figure.suptitle(
         "All repeats pooled. Marker: where the predicted G is at or below the same limit", size=9, color=FAINT
@@ -231,11 +231,11 @@ def draw_roc(matches: pd.DataFrame) -> Figure:
         figure.subplots(2, 2), ("vertebra", "patient"), (_by_vertebra(matches), _by_patient(matches)), strict=True
     ):
         for axes, limit in zip(line, ROC_LIMITS, strict=True):
-            _plain(axes, f"By {level}, G <= {limit}", "1 - specificity", "sensitivity")
+            plain_axes(axes, f"By {level}, G <= {limit}", "1 - specificity", "sensitivity")
             _roc(
                 axes,
                 rows,
-                _names(matches),
+                names_of(matches),
                 limit,
                 "no matched vertebra" if level == "vertebra" else "no annotated patient",
             )
@@ -262,14 +262,14 @@ def _by_patient(matches: pd.DataFrame) -> pd.DataFrame:
 
 def _roc(axes: Axes, rows: pd.DataFrame, systems: list[str], limit: float, nothing: str) -> None:
     if rows.empty:
-        _note(axes, nothing)
+        note(axes, nothing)
         return
     axes.plot([0, 1], [0, 1], color=FAINT, lw=0.6, zorder=1)
     for i, name in enumerate(systems):
-        truth, found = _indices(_of(rows, name))
+        truth, found = _indices(of_system(rows, name))
         positive, called = truth <= limit, found <= limit
         count = f"({int(positive.sum())} of {len(positive)})"
-        label = fill(_shown(name), 32, subsequent_indent="  ")
+        label = fill(shown_name(name), 32, subsequent_indent="  ")
         if positive.all() or not positive.any():
             why = nothing if not len(positive) else f"no {'negative' if positive.all() else 'positive'}"
             axes.plot([], [], " ", label=f"{label}: undefined, {why} {count}")
@@ -286,7 +286,7 @@ def _roc(axes: Axes, rows: pd.DataFrame, systems: list[str], limit: float, nothi
     axes.set_xlim(-0.01, 1.01)
     axes.set_ylim(-0.01, 1.01)
     axes.set_aspect("equal")
-    _key(axes, "AUC (positive of all)", 8 if len(systems) < 7 else 6.5)
+    key_of(axes, "AUC (positive of all)", 8 if len(systems) < 7 else 6.5)
 
 
 OFF = 0.1
@@ -300,62 +300,64 @@ def draw_doubt(matches: pd.DataFrame) -> Figure:
     found = found[found["system"] != EXPERTS]
     real = found["target"].notna()
     off = (found["genant"] - found["genant_target"]).abs() > OFF
-    figure = _sheet(13.2, 4.8 + 0.17 * len(_names(found)))
+    figure = sheet(13.2, 4.8 + 0.17 * len(names_of(found)))
     figure.suptitle("All repeats pooled", size=9, color=FAINT)
     reliability, invented, wrong = figure.subplots(1, 3)
     kept, bad_of_kept = "share kept, the {} first, %", "of those kept, %"
-    _plain(reliability, "Detections that are vertebrae, by score", "score, mean of tenths", "share that is right, %")
-    _plain(invented, "Detections that are no vertebra", kept.format("highest scores"), bad_of_kept)
-    _plain(wrong, f"G off by more than {OFF}, of vertebrae", kept.format("smallest spreads"), bad_of_kept)
+    plain_axes(
+        reliability, "Detections that are vertebrae, by score", "score, mean of tenths", "share that is right, %"
+    )
+    plain_axes(invented, "Detections that are no vertebra", kept.format("highest scores"), bad_of_kept)
+    plain_axes(wrong, f"G off by more than {OFF}, of vertebrae", kept.format("smallest spreads"), bad_of_kept)
     # by the score where spreads are equal, or none is known
     by_spread = found.assign(score=-found["spread_mm"].fillna(0.0) + 1e-6 * found["score"])
     for axes, rows, bad in ((invented, found, ~real), (wrong, by_spread[real], off[real])):
         for i, (name, score, error) in enumerate(_scored(rows, bad)):
             shares = 100 * np.cumsum(error[np.argsort(-score, kind="stable")]) / np.arange(1, len(error) + 1)
-            label = f"{fill(_shown(name), 32)}: {int(error.sum())} of {len(error)}"
-            axes.plot(100 * np.arange(1, len(error) + 1) / len(error), shares, label=label, **_stroke(i))
+            label = f"{fill(shown_name(name), 32)}: {int(error.sum())} of {len(error)}"
+            axes.plot(100 * np.arange(1, len(error) + 1) / len(error), shares, label=label, **stroke(i))
         axes.set_xlim(0, 101)
         axes.set_ylim(0)
-        _key(axes, "wrong of all", 8, below=True) if len(rows) else _note(axes, "no detection")
+        key_of(axes, "wrong of all", 8, below=True) if len(rows) else note(axes, "no detection")
     for i, (name, score, right) in enumerate(_scored(found, real)):
         tenths = np.array_split(np.argsort(score, kind="stable"), min(10, len(score)))
         at, share = ([float(values[part].mean()) for part in tenths] for values in (score, right))
-        marker = {"marker": _MARKERS[i % len(_MARKERS)], "ms": 5, "label": fill(_shown(name), 32)}
-        reliability.plot(at, 100 * np.array(share), **marker, **_stroke(i))
-    _key(reliability, "system", 8, below=True) if len(found) else _note(reliability, "no detection")
+        marker = {"marker": _MARKERS[i % len(_MARKERS)], "ms": 5, "label": fill(shown_name(name), 32)}
+        reliability.plot(at, 100 * np.array(share), **marker, **stroke(i))
+    key_of(reliability, "system", 8, below=True) if len(found) else note(reliability, "no detection")
     return figure
 
 
 def _scored(rows: pd.DataFrame, flag: pd.Series) -> list[tuple[str, Floats, Floats]]:
     """Name, scores and a flag as 0 or 1 of each system's detections."""
-    parts = [(name, rows["system"].fillna("").astype(str) == name) for name in _names(rows)]
+    parts = [(name, rows["system"].fillna("").astype(str) == name) for name in names_of(rows)]
     return [(name, rows["score"][part].to_numpy(np.float64), flag[part].to_numpy(np.float64)) for name, part in parts]
 
 
-def _stroke(number: int) -> dict[str, Any]:
+def stroke(number: int) -> dict[str, Any]:
     colour = SYSTEM_COLOURS[number % len(SYSTEM_COLOURS)]
     return {"color": colour, "ls": _LINES[number % len(_LINES)], "lw": 1.4, "zorder": 2}
 
 
 def has_experts(matches: pd.DataFrame) -> bool:
     """Whether some rows compare an expert with another."""
-    return EXPERTS in _names(matches)
+    return EXPERTS in names_of(matches)
 
 
 def draw_expert_disagreement(matches: pd.DataFrame) -> Figure:
     """Draw how experts differ in G and in place; see ``figures.expert_disagreement``."""
     rows = matches[matches["system"] == EXPERTS]
     pairs = rows.dropna(subset=_PAIR[1:])
-    figure = _sheet(10.4, 4.6)
+    figure = sheet(10.4, 4.6)
     bland, distances = figure.subplots(1, 2)
-    _plain(bland, "Experts: G of one against another", "mean of both readings of G", "difference of G")
-    _plain(distances, "Experts: place", "distance of the body centres, mm", "share, %")
+    plain_axes(bland, "Experts: G of one against another", "mean of both readings of G", "difference of G")
+    plain_axes(distances, "Experts: place", "distance of the body centres, mm", "share, %")
     known = pairs["center_error_mm"].dropna()
     edges = _bins(known.to_numpy(dtype=np.float64))
     _histogram(distances, known, edges, "pairs", NOTHING)
     distances.set_xlim(edges[0], edges[-1])
     if pairs.empty:
-        _note(bland, NOTHING)
+        note(bland, NOTHING)
         return figure
     _bland_altman(bland, *_indices(pairs))
     figure.supxlabel(
@@ -366,21 +368,21 @@ def draw_expert_disagreement(matches: pd.DataFrame) -> Figure:
     return figure
 
 
-def _sheet(width_in: float, height_in: float) -> Figure:
+def sheet(width_in: float, height_in: float) -> Figure:
     return Figure(figsize=(width_in, height_in), layout="constrained", facecolor="white")
 
 
-def _names(rows: pd.DataFrame) -> list[str]:
+def names_of(rows: pd.DataFrame) -> list[str]:
     """Names of the systems of some rows, sorted, so that each keeps its place in every panel."""
     return sorted(rows.reindex(columns=["system"])["system"].fillna("").astype(str).unique())
 
 
-def _of(rows: pd.DataFrame, system: str) -> pd.DataFrame:
+def of_system(rows: pd.DataFrame, system: str) -> pd.DataFrame:
     """The rows of a system."""
     return rows[rows["system"].fillna("") == system]
 
 
-def _shown(name: str) -> str:
+def shown_name(name: str) -> str:
     """A name as printed; matplotlib hides what begins with _ from legends."""
     return f" {name}" if name.startswith("_") else name or "system"
 
@@ -398,7 +400,7 @@ def _grade_ground(axes: Axes, low: float) -> None:
     axes.axline((0.5, 0.5), slope=1, color=INK, lw=0.9, zorder=1)
 
 
-def _plain(axes: Axes, title: str, x: str, y: str) -> None:
+def plain_axes(axes: Axes, title: str, x: str, y: str) -> None:
     axes.set_title(title, size=10, color=INK, loc="left", parse_math=False)
     axes.set_xlabel(x, size=9, color=INK)
     axes.set_ylabel(y, size=9, color=INK)
@@ -415,7 +417,7 @@ def _text(axes: Axes, text: str, side: Literal["left", "right"] = "left") -> Non
     )  # fmt: skip
 
 
-def _key(axes: Axes, title: str, size: float, below: bool = False) -> None:
+def key_of(axes: Axes, title: str, size: float, below: bool = False) -> None:
     place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (0, -0.14)} if below else {"loc": "lower right"}
     legend = axes.legend(
         title=title, title_fontsize=size, alignment="left", fontsize=size, framealpha=0.85, edgecolor="none",
@@ -425,6 +427,6 @@ def _key(axes: Axes, title: str, size: float, below: bool = False) -> None:
         text.set_parse_math(False)
 
 
-def _note(axes: Axes, text: str) -> None:
+def note(axes: Axes, text: str) -> None:
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", size=10, color=FAINT)
     axes.tick_params(left=False, labelleft=False)

@@ -21,10 +21,20 @@ from vertfrac.report.evaluation_figures import (
     draw_genant_agreement,
     draw_roc,
 )
+from vertfrac.report.level_figure import draw_levels
 from vertfrac.report.scan_figure import draw_overlay
 from vertfrac.report.style import GRADE_COLOURS, save
 
-__all__ = ["GRADE_COLOURS", "doubt", "error_distribution", "expert_disagreement", "genant_agreement", "overlay", "roc"]
+__all__ = [
+    "GRADE_COLOURS",
+    "doubt",
+    "error_distribution",
+    "expert_disagreement",
+    "genant_agreement",
+    "levels",
+    "overlay",
+    "roc",
+]
 
 
 def overlay(
@@ -75,6 +85,14 @@ def doubt(path: Path | str, matches: pd.DataFrame) -> None:
     its keypoints (by score where that is unknown). matches : rows of MATCHES.
     """
     save(path, draw_doubt(matches))
+
+
+def levels(path: Path | str, matches: pd.DataFrame) -> None:
+    """Whether the probabilities of levels hold, and how many places the names are off, by region of the spine.
+
+    matches : rows of MATCHES; matched vertebrae whose level is annotated are drawn.
+    """
+    save(path, draw_levels(matches))
 
 
 def expert_disagreement(path: Path | str, matches: pd.DataFrame) -> None:

@@ -108,7 +108,7 @@ rule summary:
         ),
         tables=expand(
             f"{RUN}/summary/table-{{table}}.{{form}}",
-            table=["1", "2", "3", "agreement", "grades", "ablation"],
+            table=["1", "2", "3", "agreement", "grades", "levels", "ablation"],
             form=["csv", "parquet"],
         ),
     log:
@@ -170,6 +170,12 @@ rule figures:
             category="Figures",
             labels={"system": "{system}", "shows": "doubt"},
         ),
+        levels=report(
+            f"{RUN}/figures/{{system}}/levels.png",
+            caption="../report/levels.rst",
+            category="Figures",
+            labels={"system": "{system}", "shows": "levels"},
+        ),
     log:
         f"{RUN}/logs/figures/{{system}}.log",
     benchmark:
@@ -219,6 +225,12 @@ rule comparison:
             caption="../report/doubt.rst",
             category="Comparison",
             labels={"shows": "doubt"},
+        ),
+        levels=report(
+            f"{RUN}/figures/levels.png",
+            caption="../report/levels.rst",
+            category="Comparison",
+            labels={"shows": "levels"},
         ),
     log:
         f"{RUN}/logs/comparison.log",

@@ -157,7 +157,7 @@ use rule summary as transfer_summary with:
         ),
         tables=expand(
             f"{OTHER}/summary/table-{{table}}.{{form}}",
-            table=["1", "2", "3", "agreement", "grades", "ablation"],
+            table=["1", "2", "3", "agreement", "grades", "levels", "ablation"],
             form=["csv", "parquet"],
             allow_missing=True,
         ),
@@ -205,6 +205,12 @@ use rule comparison as transfer_figures with:
             caption="../report/doubt.rst",
             category="Transfer",
             labels={"shows": "doubt"},
+        ),
+        levels=report(
+            f"{OTHER}/figures/levels.png",
+            caption="../report/levels.rst",
+            category="Transfer",
+            labels={"shows": "levels"},
         ),
     log:
         f"{RUN}/logs/transfer/{{cohort}}/figures.log",
