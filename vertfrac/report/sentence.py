@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from vertfrac.genant import GRADES, grade
-from vertfrac.report.levels import doubt_meaning, second_opinion
+from vertfrac.report.levels import doubt_meaning, second_opinion, text_of
 
 _UNGRADED = {
     "partial": "at the edge of the scan not graded",
@@ -69,10 +69,16 @@ def _fractures(measured: pd.DataFrame) -> list[str]:
     if found:
         return found
     least = measured.loc[[measured["genant"].idxmin()]]
-    where = f"smallest G {genant_text(least['genant'].min())}, {_places(least)}" if len(measured) > 1 else (
+    where = f"smallest G {genant_text(least['genant'].min())}, {_place(least)}" if len(measured) > 1 else (
         f"G {genant_text(least['genant'].min())}"
     )  # fmt: skip
     return [f"no fracture ({where})"]
+
+
+def _place(row: pd.DataFrame) -> str:
+    """One vertebra inside of brackets: "T12", "T12 or T11" in doubt, "vertebra 9"."""
+    names = [text_of(row[column].iloc[0]) for column in ("level", "level_runner_up")]
+    return " or ".join(filter(None, names)) or f"vertebra {row['vertebra'].iloc[0]}"
 
 
 def _second_opinion(measured: pd.DataFrame) -> list[str]:
