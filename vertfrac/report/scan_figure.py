@@ -256,7 +256,7 @@ def apart(positions: Floats, gap: float) -> Floats:
 
 _HEIGHTS_AT = (1.28, 1.62, 1.96)
 _HEADER = (
-    (0.56, "G", "left"),
+    (0.6, "G", "left"),
     *((x, text, "right") for x, text in zip(_HEIGHTS_AT, ("ant.", "mid.", "post."), strict=True)),
     (2.03, "mm", "left"),
 )
@@ -281,7 +281,7 @@ def _table(sheet: _Sheet, marks: list[_Mark], geometry: StraightSlice) -> None:
         axes.plot([0, 0.1, 0.18], [row, y, y], color=mark.colour, lw=0.35, alpha=0.8)
         weight = "bold" if mark.bold else "normal"
         axes.text(0.22, y, mark.name, color=mark.colour, size=7.5, weight=weight, va="center_baseline")
-        axes.text(0.56, y, mark.verdict, color=mark.colour, size=7.5, weight=weight, va="center_baseline")
+        axes.text(0.6, y, mark.verdict, color=mark.colour, size=7.5, weight=weight, va="center_baseline")
         for x, text in zip(_HEIGHTS_AT, mark.heights, strict=True):
             axes.text(x, y, text, color=INK, size=6.5, ha="right", va="center_baseline")
 

@@ -74,7 +74,6 @@ function drawDoubt() {
   const doubt = state.review && doubtOf(state.review.present);
   element("doubt").hidden = !doubt || !state.slice;
   if (!doubt) return;
-  element("doubt-words").textContent = `The levels may be shifted: ${doubt.now} may be ${doubt.other}.`;
   element("doubt").querySelector('[data-do="keep-levels"]').textContent = `${doubt.now} is right`;
   element("doubt").querySelector('[data-do="other-levels"]').textContent = `Rather ${doubt.other}`;
 }
