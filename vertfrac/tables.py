@@ -359,7 +359,7 @@ VERTEBRAE = Schema(
             STRING,
             "",
             "ok; partial: reaches the edge of the scan; low_score: seen with too little certainty; "
-            "not_measured: found, but its keypoints make no vertebra",
+            "sacrum: named S1, which is not graded; not_measured: found, but its keypoints make no vertebra",
         ),
         Column("score", FLOAT, "", "objectness of the detection, 0 to 1"),
         *_SEVERITY,

@@ -254,7 +254,10 @@ def test_the_sentence_of_a_scan_is_in_its_row_and_on_its_card(tmp_path: Path, sc
     missing = scan.with_name("missing.nii")
     _, said = _predict([scan, missing], tmp_path / "out", model)
     rows = tables.read_table(tmp_path / "out" / "scans.parquet", tables.SCAN_RESULTS)
-    sentence = json.loads((tmp_path / "out" / "one" / "scan.json").read_text())["sentence"]
+    card = json.loads((tmp_path / "out" / "one" / "scan.json").read_text())
+    sentence = card["sentence"]
+    assert card["levels"] is None, "this model names none"
+    assert set(card["counts"]) == {"ok", "partial", "low_score", "sacrum", "not_measured"}
     assert rows["sentence"].tolist() == [sentence, f"Not measured: {rows['reason'][1].removeprefix(f'{missing}: ')}."]
     assert sentence.startswith(f"{rows['vertebrae'][0]} vertebrae measured; ")
     assert said[0] == f"one: {sentence}"

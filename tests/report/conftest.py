@@ -18,6 +18,7 @@ from vertfrac.geometry.curve import Curve
 from vertfrac.geometry.keypoints import HEIGHTS, heights
 from vertfrac.geometry.straighten import StraightSlice
 from vertfrac.imaging import Image, read_image
+from vertfrac.inference.named import apply_levels
 from vertfrac.inference.scan import worst
 from vertfrac.report.views import FILE, write_views
 
@@ -89,6 +90,7 @@ def _write_scan(
     tall: Sequence[float] = (20, 18, 21),
     statuses: Sequence[str] = (),
     levels: Sequence[str] = (),
+    runner_ups: Sequence[str] = (),
     warnings: str = "",
 ) -> dict[str, Any]:
     pitch = PITCH_MM if count <= 5 else 12.0
@@ -109,7 +111,12 @@ def _write_scan(
                 **tables.keypoint_values(points),
             }
         )  # fmt: skip
-    vertebrae = tables.write_table(folder / "vertebrae.parquet", tables.VERTEBRAE, rows)
+    found = tables.VERTEBRAE.frame(rows)
+    if levels:
+        others = [*runner_ups, *[""] * (count - len(runner_ups))]
+        given = [*levels, *[""] * (count - len(levels))]
+        found = apply_levels(found, given, [0.83 if level else np.nan for level in given], others)
+    vertebrae = tables.write_table(folder / "vertebrae.parquet", tables.VERTEBRAE, found)
     write_views(folder / FILE, image=image, geometry=geometry, vertebrae=vertebrae)
     card = {
         "shape": list(image.grid.shape), "spacing_mm": image.grid.spacing_mm.tolist(),

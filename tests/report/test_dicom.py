@@ -29,6 +29,7 @@ from vertfrac.geometry.keypoints import HEIGHTS, heights
 from vertfrac.imaging import Image, read_image
 from vertfrac.imaging.dicom_source import DicomSource, read_source
 from vertfrac.imaging.dicom_write import write_dicom
+from vertfrac.inference.named import apply_levels
 from vertfrac.report import dicom_codes
 from vertfrac.report.dicom import RESEARCH_USE, Author, write_picture, write_report
 
@@ -300,15 +301,53 @@ def test_what_was_no_dicom_series_is_refused() -> None:
         read_source(())
 
 
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("level", [*LEVELS, "S1"])
 def test_levels_have_the_codes_of_snomed(level: str) -> None:
     code = dicom_codes.vertebra(level)
-    assert code.meaning == ("Vertebra" if level in ("T13", "L6") else f"{level} vertebra")
+    assert code.meaning == {"T13": "Vertebra", "L6": "Vertebra", "S1": "Sacrum"}.get(level, f"{level} vertebra")
     assert code.scheme_designator == "SCT"
 
 
+@pytest.fixture(scope="module")
+def named(vertebrae: pd.DataFrame) -> pd.DataFrame:
+    """The same six with levels, the third and the fourth in doubt, the last named S1."""
+    levels, others = ["L1", "L2", "L3", "L4", "L6", "S1"], ["", "", "L2", "L3", "", ""]
+    return apply_levels(vertebrae, levels, [0.9, 0.95, 0.55, 0.6, 0.9, 0.99], others)
+
+
+@pytest.fixture(scope="module")
+def named_report(source: DicomSource, named: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("named") / "measurements.dcm"
+    write_report(path, source, named, WARNINGS, AUTHOR)
+    return path
+
+
+def test_levels_are_coded_with_their_probability_and_what_else_they_may_be(
+    named_report: Path, named: pd.DataFrame
+) -> None:
+    groups = _groups(named_report)
+    sites = [group.finding_sites[0].value.value for group in groups]
+    assert sites == ["66794005", "14293000", "36470004", "11994002", "51282000", "54735007"]
+    assert [group.tracking_identifier for group in groups][2:] == [
+        "vertebra 3 (L3 or L2)", "vertebra 4 (L4 or L3)", "vertebra 5 (L6)", "vertebra 6 (S1)"
+    ]  # fmt: skip
+    said = [{one.name.value: one.value.value for one in group.get_qualitative_evaluations()} for group in groups]
+    assert [one.get("LEVEL_RUNNER_UP") for one in said] == [None, None, "14293000", "36470004", None, None]
+    assert said[5]["STATUS"] == "SACRUM"
+    for group, one, row in zip(groups, said, named.to_dict("records"), strict=True):
+        values = _values(group)
+        assert values.pop("LEVEL_PROB") == row["level_probability"]
+        assert ("GENANT_LEVEL" in values) == ("GRADE_LEVEL" in one) == (row["status"] == "ok") == bool(values)
+        if values:
+            assert values["GENANT_LEVEL"] == row["genant_level"]
+            assert one["GRADE_LEVEL"] == f"GRADE_{row['grade_level']}"
+
+
 def test_private_codes_fit_and_are_documented() -> None:
-    names = [dicom_codes.GENANT_INDEX, dicom_codes.GENANT_GRADE, dicom_codes.STATUS]
+    names = [
+        dicom_codes.GENANT_INDEX, dicom_codes.GENANT_GRADE, dicom_codes.STATUS, dicom_codes.GENANT_LEVEL,
+        dicom_codes.GRADE_LEVEL, dicom_codes.LEVEL_PROBABILITY, dicom_codes.LEVEL_RUNNER_UP,
+    ]  # fmt: skip
     values = [*dicom_codes.HEIGHT_CODES.values(), *dicom_codes.GRADE_CODES, *dicom_codes.STATUS_CODES.values()]
     page = PAGE.read_text(encoding="utf-8")
     for code in (*names, *values):
@@ -329,8 +368,9 @@ def _errors(path: Path) -> list[str]:
 
 
 @_needs("dciodvfy", "dicom3tools")
-def test_dciodvfy_finds_no_error(report: Path, picture: Path) -> None:
+def test_dciodvfy_finds_no_error(report: Path, named_report: Path, picture: Path) -> None:
     assert _errors(report) == []
+    assert _errors(named_report) == []
     assert _errors(picture) == []
 
 

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from vertfrac import tables
 from vertfrac.cli import main
 from vertfrac.errors import TableError
+from vertfrac.level_shape import typical_heights
 from vertfrac.report.page import write_report
 
 from .conftest import Graded
@@ -40,6 +41,19 @@ def test_every_scan_is_listed_worst_first_and_failed_ones_keep_their_reason(
     assert heads[0]["warnings"] == ["thick", "slices"]
     assert {len(_data(page, f"scan-{n}")["vertebrae"]) for n in (0, 1)} == {1, 5}
     assert 'id="scan-2"' not in page
+
+
+def test_levels_are_in_the_page_with_their_doubt(grade_scans: Callable[..., Graded]) -> None:
+    levels, others = ("L3", "L4", "L5", "S1"), ("L2", "L3", "L4", "L5")
+    page = write_report(grade_scans({"ct": 5}, levels=levels, runner_ups=others).out).read_text()
+    found = _data(page, "scan-0")["vertebrae"]
+    assert [one["level"] for one in found] == [*levels, ""]
+    assert [one["levelRunnerUp"] for one in found] == [*others, ""]
+    assert [one["levelProbability"] for one in found] == [0.83] * 4 + [None]
+    assert [one["status"] for one in found] == ["ok", "ok", "ok", "sacrum", "ok"]
+    shapes = _data(page, "settings")["levelShapes"]
+    assert shapes["T7"] == typical_heights(["T7"])[0].tolist()
+    assert "S1" not in shapes
 
 
 def test_what_a_scan_says_of_itself_is_text_and_never_code(grade_scans: Callable[..., Graded]) -> None:

@@ -20,6 +20,7 @@ from vertfrac.cli import main
 from vertfrac.cohorts.annotation_json import read_annotation
 from vertfrac.genant import genant_index
 from vertfrac.geometry.keypoints import heights
+from vertfrac.level_shape import genant_level
 from vertfrac.report.page import write_report
 from vertfrac.report.views import read_views
 from vertfrac.tables import keypoints_of
@@ -330,6 +331,73 @@ def test_vertebrae_are_marked_deleted_added_and_all_is_undone(open_at: Callable[
     assert one.vertebrae() == start
     assert one.page.locator("#verdict").inner_text() == verdict
     assert one.page.locator('[data-do="undo"]').is_disabled()
+
+
+@pytest.fixture
+def doubted(grade_scans: GradeScans) -> Path:
+    """The page of a scan with wedges from T6 on, or from T5 on, the last body named S1 to try that too."""
+    levels, others = ("T6", "T7", "T8", "T9", "S1"), ("T5", "T6", "T7", "T8", "L5")
+    graded = grade_scans({"ct": 5}, levels=levels, runner_ups=others, tall=(16.3, 17, 21))
+    return write_report(graded.out)
+
+
+def test_both_opinions_on_g_and_the_doubt_of_levels_are_seen(open_at: Callable[..., Opened], doubted: Path) -> None:
+    one = open_at()
+    one.open(doubted)
+    assert [vertebra["level"] for vertebra in one.vertebrae()] == ["T6", "T7", "T8", "T9", "S1"]
+    row = one.row("T7?")
+    assert row.locator("td.grade").inner_text() == "mild"
+    high = heights(np.array([point["world"] for point in one.vertebrae()[1]["points"]]))
+    index, verdict = row.locator("td.by-level").inner_text().split()
+    assert (float(index), verdict) == (pytest.approx(float(genant_level(high, ["T7"])[0]), abs=0.005), "normal")
+    title = one.page.get_by_role("button", name="T7?", exact=True).get_attribute("title")
+    assert title == "T7 with probability 0.83, in doubt: may be T6"
+    assert one.row("S1?").locator("td.status").inner_text() == "named S1, not graded"
+    assert one.row("S1?").locator("td.grade").inner_text() == UNGRADED
+    assert "T7?" in "".join(one.page.locator("#straight .label").all_text_contents())
+
+
+def test_a_scan_without_levels_shows_nothing_of_them(open_at: Callable[..., Opened], five: Path) -> None:
+    one = open_at()
+    one.open(five)
+    assert not one.page.locator("#doubt").is_visible()
+    assert not one.page.locator("th.by-level").is_visible()
+
+
+@pytest.mark.parametrize("other", [False, True])
+def test_a_reader_settles_the_doubt_at_once_and_may_take_it_back(
+    open_at: Callable[..., Opened], doubted: Path, tmp_path: Path, other: bool
+) -> None:
+    one = open_at()
+    one.open(doubted)
+    before = one.vertebrae()
+    one.page.get_by_role("button", name="Rather T5\N{EN DASH}L5" if other else "T6\N{EN DASH}S1 is right").click()
+    after = one.vertebrae()
+    assert [vertebra["level"] for vertebra in after] == (
+        ["T5", "T6", "T7", "T8", "L5"] if other else ["T6", "T7", "T8", "T9", "S1"]
+    )
+    assert [vertebra["measured"] for vertebra in after] == [True] * 4 + [other], "what is no S1 counts"
+    assert not one.page.locator("#doubt").is_visible()
+    rows = read_annotation(_download(one, tmp_path), "ct").rows
+    assert rows["level"].tolist() == [vertebra["level"] for vertebra in after if vertebra["level"] != "S1"]
+    one.page.keyboard.press("Control+z")
+    assert one.vertebrae() == before
+    assert one.page.locator("#doubt").is_visible()
+
+
+def test_a_level_that_a_person_gives_has_no_doubt_and_is_read_again(
+    open_at: Callable[..., Opened], doubted: Path, tmp_path: Path
+) -> None:
+    one = open_at()
+    one.open(doubted)
+    one.row("T9?").locator("select").select_option("T10")
+    assert one.row("T10").count() == 1
+    path = _download(one, tmp_path)
+    one.page.reload()
+    one.page.wait_for_selector("body[data-ready]")
+    one.page.set_input_files("#file", path)
+    one.page.wait_for_function("document.getElementById('status').textContent.includes('is read')")
+    assert one.page.locator("#measures tbody th").all_inner_texts() == ["T6?", "T7?", "T8?", "T10", "S1?"]
 
 
 def _download(one: Opened, folder: Path) -> Path:

@@ -62,6 +62,20 @@ def test_the_numbers_are_the_tables() -> None:
     assert value["source"] == "/a b/'ü'.nii"
 
 
+def test_levels_doubt_and_the_second_opinion_are_the_tables() -> None:
+    points = np.random.default_rng(1).normal(size=(6, 3))
+    named = {"level": "T12", "level_probability": 0.75, "level_runner_up": "T11", "genant_level": 0.8, "grade_level": 1}
+    value = line(OK, vertebrae(points, **named))
+    (vertebra,) = value["vertebrae"]
+    assert {key: vertebra[key] for key in named} == named
+    assert value["levels"] == {"first": "T12", "last": "T12", "in_doubt": True}
+    value = line(OK, vertebrae(points))
+    assert {value["vertebrae"][0][key] for key in named} == {None}
+    assert value["levels"] is None
+    s1 = line(OK, vertebrae(points, level="S1", status="sacrum", grade=None))
+    assert s1["vertebrae"][0]["status"] == "sacrum"
+
+
 def test_a_failed_scan_has_a_line_too() -> None:
     value = line(FAILED, tables.VERTEBRAE.frame([]))
     assert (value["status"], value["reason"]) == ("failed", 'no "spine"')

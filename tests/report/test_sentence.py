@@ -62,9 +62,57 @@ def test_what_was_found_is_said(vertebrae: pd.DataFrame, sentence: str) -> None:
     assert scan_sentence(vertebrae) == sentence
 
 
-@pytest.mark.parametrize("counts", [(0, 0, 0, 0), (1, 1, 1, 1), (3, 0, 1, 2), (0, 3, 2, 1), (40, 1, 0, 3)])
+def in_doubt(vertebrae: pd.DataFrame, others: dict[int, str]) -> pd.DataFrame:
+    return vertebrae.assign(level_runner_up=vertebrae["vertebra"].map(others).fillna("").astype("string"))
+
+
+@pytest.mark.parametrize(
+    ("vertebrae", "sentence"),
+    [
+        (
+            in_doubt(rows(NORMAL, ("ok", 0.68), levels={1: "T11", 2: "T12"}), {1: "T10", 2: "T11"}),
+            "2 vertebrae measured; moderate fracture (grade 2, G 0.68) at T12 (or T11: levels may be shifted by one).",
+        ),
+        (
+            in_doubt(rows(("ok", 0.5), ("ok", 0.7), ("ok", 0.72), levels={1: "T11", 2: "T12", 3: "L1"}),
+                     {1: "T10", 2: "T11", 3: "T12"}),
+            "3 vertebrae measured; severe fracture (grade 3, G 0.50) at T11 (or T10: levels may be shifted by one); "
+            "2 moderate fractures (grade 2, smallest G 0.70) at T12 and L1 (or T11 and T12).",
+        ),
+        (
+            in_doubt(rows(("ok", 0.7), ("ok", 0.72), levels={1: "T12", 2: "L1"}), {1: "T11"}),
+            "2 vertebrae measured; 2 moderate fractures (grade 2, smallest G 0.70) at T12 (or T11) and L1.",
+        ),
+        (
+            in_doubt(rows(NORMAL, levels={1: "T12"}), {1: "T11"}),
+            "1 vertebra measured; no fracture (G 0.90).",
+        ),
+        (
+            in_doubt(rows(NORMAL, ("ok", 0.85), levels={1: "T12", 2: "L1"}), {1: "T11", 2: "T12"}),
+            "2 vertebrae measured; no fracture (smallest G 0.85, L1 or T12).",
+        ),
+        (
+            rows(("ok", 0.78), NORMAL, levels={1: "T7", 2: "T8"}).assign(grade_level=pd.array([0, 0], dtype="Int64")),
+            "2 vertebrae measured; mild fracture (grade 1, G 0.78) at T7; by its level's normal shape: normal.",
+        ),
+        (
+            rows(("ok", 0.5), ("ok", 0.7)).assign(grade_level=pd.array([2, 1], dtype="Int64")),
+            "2 vertebrae measured; severe fracture (grade 3, G 0.50) at vertebra 1; "
+            "moderate fracture (grade 2, G 0.70) at vertebra 2; by the normal shapes of the levels: moderate.",
+        ),
+    ],
+)  # fmt: skip
+def test_levels_are_said_with_their_doubt_and_a_second_opinion_where_it_differs(
+    vertebrae: pd.DataFrame, sentence: str
+) -> None:
+    assert scan_sentence(vertebrae) == sentence
+
+
+@pytest.mark.parametrize(
+    "counts", [(0, 0, 0, 0, 0), (1, 1, 1, 1, 1), (3, 0, 1, 2, 0), (0, 3, 2, 1, 1), (40, 1, 0, 3, 0)]
+)
 def test_every_vertebra_is_counted_once(counts: tuple[int, ...]) -> None:
-    statuses = ("ok", "partial", "low_score", "not_measured")
+    statuses = ("ok", "partial", "low_score", "not_measured", "sacrum")
     vertebrae = rows(*((status, 0.9) for status, n in zip(statuses, counts, strict=True) for _ in range(n)))
     said = [part.split()[:2] for part in scan_sentence(vertebrae).rstrip(".").split("; ")]
     told = [(int(number), noun) for number, noun in said if number.isdigit()]

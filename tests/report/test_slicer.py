@@ -21,6 +21,7 @@ from vertfrac.cohorts.sources import list_scans
 from vertfrac.genant import genant_index, grade
 from vertfrac.geometry.curve import Curve
 from vertfrac.geometry.keypoints import HEIGHTS, heights
+from vertfrac.inference.named import apply_levels
 from vertfrac.report.slicer import write_scan
 from vertfrac.report.style import GRADE_COLOURS, UNGRADED_COLOUR
 
@@ -173,6 +174,29 @@ def test_a_level_names_a_vertebra_unless_another_has_the_same(
     names = [markup["name"].split()[0] for markup in _markups(tmp_path / "c.mrk.json")[:15:3]]
     assert names == ["T11", "2", "3", "4", "L1"]
     assert len(read_markups([tmp_path / "c.mrk.json"], "c").rows) == 3
+
+
+def test_levels_their_doubt_and_s1_are_noted_and_read_back_as_before(
+    tmp_path: Path, file: Path, vertebrae: pd.DataFrame, curve: Curve
+) -> None:
+    levels = ["L1", "L2", "L3", "L4", "L5", "S1"]
+    found = apply_levels(vertebrae, levels, [0.8] * 6, ["T12", "", "L2", "", "", ""])
+    found.loc[3, ["level", "status"]] = ["S1", "sacrum"]
+    path = tmp_path / "c.mrk.json"
+    write_scan(path, found, curve)
+    names = [markup["name"] for markup in _markups(path)]
+    assert len(set(names)) == len(names)
+    assert names[:15:3] == ["L1 anterior", "L2 anterior", "L3 anterior", "4 anterior", "L5 anterior"]
+    notes = [markup["controlPoints"][0]["description"] for markup in _markups(path)[:15:3]]
+    assert notes[0].startswith("not graded (partial)")
+    assert notes[0].endswith(" [L1 (or T12), probability 0.80]")
+    assert notes[3].startswith("not graded (sacrum)")
+    opinion = f"by the normal shape of its level {found['grade_level'][4]}, G {found['genant_level'][4]:.3f}"
+    assert notes[4] == f"predicted grade 3 (severe), G 0.450; {opinion} [L5, probability 0.80]"
+    read, plain = read_markups([path], "c"), read_markups([file], "c")
+    assert read.rows["level"].tolist() == ["L2", "L3", "L5"]
+    np.testing.assert_array_equal(tables.keypoints_of(read.rows), tables.keypoints_of(plain.rows))
+    assert "vertebra 4 passed over: vertfrac did not grade it (sacrum)" in read.left_out[1]
 
 
 def test_a_scan_without_a_usable_vertebra_has_its_curve_alone(

@@ -59,6 +59,20 @@ def test_a_row_has_the_numbers_of_the_table(vertebrae: pd.DataFrame) -> None:
     assert "\N{HORIZONTAL ELLIPSIS}" not in "".join(lines)
 
 
+def test_doubt_has_a_question_mark_and_another_grade_by_level_stands_in_brackets(vertebrae: pd.DataFrame) -> None:
+    plain = shown(vertebrae, io.StringIO())
+    assert "?" not in plain
+    assert "(" not in plain
+    vertebrae["level_runner_up"] = pd.array(["", "T11", "", "", ""], dtype="string")
+    vertebrae["grade_level"] = pd.array([0, 0, 2, 2, None], dtype="Int64")
+    lines = shown(vertebrae, io.StringIO()).splitlines()
+    cells = [line.split() for line in lines if line[:1].isdigit()]
+    assert cells[1] == ["2", "T12?", "21.2", "15.0", "31.8", "0.77", "1", "mild", "(0)", "ok", "0.90"]
+    assert [next((cell for cell in row if "(" in cell), "") for row in cells] == ["", "(0)", "", "(2)", ""]
+    assert "(by level)" in "".join(lines)
+    assert max(map(len, lines)) <= 80
+
+
 def test_a_grade_has_its_colour_in_a_terminal(vertebrae: pd.DataFrame) -> None:
     text = shown(vertebrae, Terminal())
     for grade, colour in enumerate(GRADE_COLOURS):

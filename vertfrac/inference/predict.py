@@ -25,6 +25,7 @@ from vertfrac.inference.scan import ScanResult, analyse, worst
 from vertfrac.inference.weights import Model, load_model
 from vertfrac.report import slicer
 from vertfrac.report.figures import overlay
+from vertfrac.report.levels import named_levels
 from vertfrac.report.page import write_report
 from vertfrac.report.scan_figure import draw_overlay
 from vertfrac.report.sentence import failure_sentence, scan_sentence
@@ -214,6 +215,7 @@ def _write_dicom(
 
 def _scan_card(case: str, path: Path, image: Image, result: ScanResult, model: Model, reading: float) -> dict[str, Any]:
     statuses = result.vertebrae["status"]
+    named = named_levels(result.vertebrae)
     return {
         "case": case,
         "source": printable(path),
@@ -222,8 +224,10 @@ def _scan_card(case: str, path: Path, image: Image, result: ScanResult, model: M
         "spacing_mm": [round(float(mm), 4) for mm in image.grid.spacing_mm],
         **worst(result.vertebrae),
         "counts": {
-            status: int((statuses == status).sum()) for status in ("ok", "partial", "low_score", "not_measured")
+            status: int((statuses == status).sum())
+            for status in ("ok", "partial", "low_score", "sacrum", "not_measured")
         },
+        "levels": None if named is None else named._asdict(),
         "warnings": list(result.warnings),
         "model": {"name": model.name, "cohort": model.card["cohort"], "vertfrac": model.card["vertfrac"]},
         "versions": {

@@ -22,10 +22,11 @@ from vertfrac.imaging import Image
 from vertfrac.inference.predict import write_folder
 from vertfrac.inference.scan import ScanResult, analyse, worst
 from vertfrac.inference.weights import Model
+from vertfrac.report.levels import text_of
 from vertfrac.report.sentence import scan_sentence
 
 Floats = NDArray[np.float64]
-Status = Literal["ok", "partial", "low_score", "not_measured"]
+Status = Literal["ok", "partial", "low_score", "sacrum", "not_measured"]
 
 
 class Heights(NamedTuple):
@@ -42,13 +43,18 @@ class Vertebra:
 
     number : running number from the superior end, from 1.
     level : anatomical level such as L1; None while unknown.
+    level_probability : of that level, given the whole column; None without one.
+    level_runner_up : its level in the second likeliest naming of the column, where that one is near, so that the level
+        is in doubt; else None.
     status : "ok"; "partial": reaches the edge of the scan; "low_score": seen with too little certainty;
-        "not_measured": found, but its keypoints make no vertebra.
+        "sacrum": named S1, which is not graded; "not_measured": found, but its keypoints make no vertebra.
     score : objectness of the detection, 0 to 1.
     keypoints : (6, 3), read-only, world RAS mm, in the order of ``vertfrac.geometry.keypoints.KEYPOINTS``.
     heights : mm.
     genant : Genant index G = min(height) / max(height); None if the status is not_measured.
     grade : Genant grade 0 to 3 by G; None unless the status is ok.
+    genant_level : second opinion on G, of the heights over those that are normal at the level; None without a level.
+    grade_level : Genant grade by genant_level; None unless the status is ok.
     center : (3,), read-only, world RAS mm, midpoint of the middle height.
     spread_mm : disagreement of the keypoints among the candidates and models averaged.
     """
@@ -63,6 +69,10 @@ class Vertebra:
     grade: int | None
     center: Floats
     spread_mm: float
+    level_probability: float | None = None
+    level_runner_up: str | None = None
+    genant_level: float | None = None
+    grade_level: int | None = None
 
     @property
     def grade_name(self) -> str | None:
@@ -161,16 +171,24 @@ def predict_image(image: Image, model: Model, *, case: str, source: str, read_se
 def _vertebra(row: dict[Any, Any], keypoints: Floats) -> Vertebra:
     return Vertebra(
         number=int(row["vertebra"]),
-        level=str(row["level"]) if row["level"] else None,
+        level=text_of(row["level"]) or None,
         status=row["status"],
         score=float(row["score"]),
         keypoints=_read_only(keypoints),
         heights=Heights(*(float(row[f"height_{name}_mm"]) for name in HEIGHTS)),
-        genant=None if pd.isna(row["genant"]) else float(row["genant"]),
+        genant=_known(row["genant"]),
         grade=None if pd.isna(row["grade"]) else int(row["grade"]),
         center=_read_only([row[f"center_{axis}"] for axis in "xyz"]),
         spread_mm=float(row["spread_mm"]),
+        level_probability=_known(row["level_probability"]),
+        level_runner_up=text_of(row["level_runner_up"]) or None,
+        genant_level=_known(row["genant_level"]),
+        grade_level=None if pd.isna(row["grade_level"]) else int(row["grade_level"]),
     )
+
+
+def _known(value: Any) -> float | None:
+    return None if pd.isna(value) else float(value)
 
 
 def _read_only(values: Any) -> Floats:

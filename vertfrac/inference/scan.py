@@ -19,6 +19,7 @@ from vertfrac.inference.detect import detect, measure, names_levels, vertebrae_f
 from vertfrac.inference.localize import SpineCurve, localize
 from vertfrac.inference.options import detect_options, localize_options
 from vertfrac.inference.weights import Model
+from vertfrac.report.levels import doubt_warnings
 
 SMALLEST_EXTENT_MM = 30.0
 """A scan needs to cover about one lumbar vertebra and its discs along every axis."""
@@ -106,7 +107,7 @@ def _warnings(image: Image, vertebrae: pd.DataFrame) -> tuple[str, ...]:
     spacing = float(image.grid.spacing_mm[2])
     if spacing > 3.0:
         found.append(f"slices are {spacing:.1f} mm apart: heights are uncertain, expected at most 3 mm")
-    return (*found, *ungraded(vertebrae))
+    return (*found, *doubt_warnings(vertebrae), *ungraded(vertebrae))
 
 
 def ungraded(vertebrae: pd.DataFrame) -> tuple[str, ...]:
@@ -115,6 +116,7 @@ def ungraded(vertebrae: pd.DataFrame) -> tuple[str, ...]:
     for status, words in (
         ("partial", "not graded, at the edge of the scan"),
         ("low_score", "not graded, seen with too little certainty"),
+        ("sacrum", "named S1, not graded"),
         ("not_measured", "found, but not measurable"),
     ):
         count = int((vertebrae["status"] == status).sum())

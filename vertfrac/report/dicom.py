@@ -19,6 +19,7 @@ from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
 from pydicom.uid import UID, generate_uid
 
 from vertfrac import tables
@@ -28,6 +29,7 @@ from vertfrac.imaging.dicom import quiet_pydicom
 from vertfrac.imaging.dicom_source import LPS_FROM_RAS, UTF_8, DicomSource
 from vertfrac.imaging.messages import printable
 from vertfrac.report import dicom_codes as concepts
+from vertfrac.report.levels import text_of
 
 if TYPE_CHECKING:
     from highdicom.base import SOPClass
@@ -140,27 +142,37 @@ def _group(
     row: dict[Any, Any], points: NDArray[np.float64], source: DicomSource, algorithm: sr.AlgorithmIdentification
 ) -> sr.MeasurementsAndQualitativeEvaluations:
     """What is said of one vertebra; points (6, 3), world RAS mm."""
-    level = None if pd.isna(row["level"]) or not row["level"] else str(row["level"])
-    name = f"vertebra {row['vertebra']}" + (f" ({printable(level)})" if level else "")
+    level, runner_up = text_of(row["level"]), text_of(row["level_runner_up"])
+    told = f"{level} or {runner_up}" if level and runner_up else level
+    name = f"vertebra {row['vertebra']}" + (f" ({printable(told)})" if told else "")
     graded = row["status"] == "ok" and not pd.isna(row["grade"])
     evaluations = [sr.QualitativeEvaluation(concepts.STATUS, concepts.STATUS_CODES[str(row["status"])])]
+    if level and runner_up:
+        evaluations.append(sr.QualitativeEvaluation(concepts.LEVEL_RUNNER_UP, concepts.vertebra(runner_up)))
     if graded:
         grade = int(row["grade"])
         evaluations.append(sr.QualitativeEvaluation(concepts.GENANT_GRADE, concepts.GRADE_CODES[grade]))
         evaluations.append(sr.QualitativeEvaluation(concepts.SEVERITY, concepts.SEVERITIES[grade]))
+    if graded and not pd.isna(row["grade_level"]):
+        by_level = concepts.GRADE_CODES[int(row["grade_level"])]
+        evaluations.append(sr.QualitativeEvaluation(concepts.GRADE_LEVEL, by_level))
     images = source.slices_through(points) if np.isfinite(points).all() else []
     return sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=sr.TrackingIdentifier(uid=_fresh(), identifier=name),
         finding_sites=[sr.FindingSite(concepts.vertebra(level))],
         algorithm_id=algorithm,
-        measurements=_measurements(row, points, source.frame_of_reference) if graded else None,
+        measurements=[
+            *(_measurements(row, points, source.frame_of_reference) if graded else ()),
+            *_ratios(row, {concepts.LEVEL_PROBABILITY: "level_probability"}),
+        ]
+        or None,
         qualitative_evaluations=evaluations,
         source_images=[sr.SourceImageForMeasurementGroup(one.SOPClassUID, one.SOPInstanceUID) for one in images],
     )
 
 
 def _measurements(row: dict[Any, Any], points: NDArray[np.float64], frame: str) -> list[sr.Measurement]:
-    """Three heights with the ends of their rulers, and G."""
+    """Three heights with the ends of their rulers, G, and G by the level where there is one."""
     rulers = points.reshape(3, 2, 3) * LPS_FROM_RAS
     heights = [
         sr.Measurement(
@@ -175,7 +187,19 @@ def _measurements(row: dict[Any, Any], points: NDArray[np.float64], frame: str) 
         )
         for part, ends in zip(HEIGHTS, rulers, strict=True)
     ]
-    return [*heights, sr.Measurement(concepts.GENANT_INDEX, float(row["genant"]), codes.UCUM.Ratio)]
+    return [
+        *heights,
+        *_ratios(row, {concepts.GENANT_INDEX: "genant", concepts.GENANT_LEVEL: "genant_level"}),
+    ]
+
+
+def _ratios(row: dict[Any, Any], columns: dict[Code, str]) -> list[sr.Measurement]:
+    """Those numbers of a row that are known."""
+    return [
+        sr.Measurement(name, float(row[column]), codes.UCUM.Ratio)
+        for name, column in columns.items()
+        if not pd.isna(row[column])
+    ]
 
 
 def _observer(author: Author) -> sr.ObserverContext:

@@ -23,6 +23,10 @@ GENANT_GRADE = Code("GENANT_GRADE", SCHEME, "Genant grade")
 GRADE_CODES: tuple[Code, ...] = tuple(
     Code(f"GRADE_{number}", SCHEME, f"Genant grade {number} ({name})") for number, name in enumerate(GRADES)
 )
+GENANT_LEVEL = Code("GENANT_LEVEL", SCHEME, "Genant index by the normal shape of the level")
+GRADE_LEVEL = Code("GRADE_LEVEL", SCHEME, "Genant grade by the normal shape of the level")
+LEVEL_PROBABILITY = Code("LEVEL_PROB", SCHEME, "Probability of the level")
+LEVEL_RUNNER_UP = Code("LEVEL_RUNNER_UP", SCHEME, "Level in doubt: may be")
 SEVERITY = Code("246112005", "SCT", "Severity")
 SEVERITIES: tuple[Code, ...] = (codes.SCT.Normal, codes.SCT.Mild, codes.SCT.Moderate, codes.SCT.Severe)
 """What grade 0 to 3 means, for readers that do not know the private scheme."""
@@ -32,6 +36,7 @@ STATUS_CODES: dict[str, Code] = {
     "ok": Code("OK", SCHEME, "Measured"),
     "partial": Code("PARTIAL", SCHEME, "Not graded: reaches the edge of the scan"),
     "low_score": Code("LOW_SCORE", SCHEME, "Not graded: seen with too little certainty"),
+    "sacrum": Code("SACRUM", SCHEME, "Not graded: named S1"),
     "not_measured": Code("NOT_MEASURED", SCHEME, "Not measured: keypoints make no vertebra"),
 }
 QUALITATIVE_EVALUATIONS = Code("C0034375", "UMLS", "Qualitative Evaluations")
@@ -39,6 +44,12 @@ QUALITATIVE_EVALUATIONS = Code("C0034375", "UMLS", "Qualitative Evaluations")
 
 
 def vertebra(level: str | None) -> Code:
-    """The vertebra of a level, C1 to L5; "Vertebra" for one that has no code (T13, L6) and where none is known."""
+    """The vertebra of a level, C1 to L5, or the sacrum for S1.
+
+    "Vertebra" for one that has no code (T13, L6) and where none is known.
+    """
+    if level == "S1":
+        sacrum: Code = codes.SCT.Sacrum
+        return sacrum
     found: Code = getattr(codes.SCT, f"{level}Vertebra", codes.SCT.Vertebra) if level else codes.SCT.Vertebra
     return found

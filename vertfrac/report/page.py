@@ -20,11 +20,12 @@ from markupsafe import Markup
 
 from vertfrac import __version__, tables
 from vertfrac.cohorts.annotation_json import FORMAT as ANNOTATION_FORMAT
-from vertfrac.cohorts.levels import LEVELS
+from vertfrac.cohorts.levels import LEVELS, NAMED
 from vertfrac.errors import TableError
 from vertfrac.files import read_json, replacing
 from vertfrac.genant import GRADE_LIMITS, GRADES
 from vertfrac.geometry.keypoints import HEIGHTS, KEYPOINTS
+from vertfrac.level_shape import typical_heights
 from vertfrac.report.style import GRADE_COLOURS, UNGRADED_COLOUR, grade_captions
 from vertfrac.report.templating import template
 from vertfrac.report.views import FILE, read_views
@@ -97,6 +98,8 @@ def _settings() -> Record:
         "keypoints": KEYPOINTS,
         "heights": HEIGHTS,
         "levels": LEVELS,
+        "sacrum": NAMED[-1],
+        "levelShapes": dict(zip(NAMED[:-1], typical_heights(NAMED[:-1]).tolist(), strict=True)),
     }
 
 
@@ -144,6 +147,8 @@ def _vertebra(row: Record, world: list[list[float]] | None, on_slice: Mapping[in
     return {
         "number": row["vertebra"],
         "level": row["level"] or "",
+        "levelProbability": row["level_probability"],
+        "levelRunnerUp": row["level_runner_up"] or "",
         "status": row["status"],
         "score": row["score"],
         "world": world,

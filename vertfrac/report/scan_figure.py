@@ -25,6 +25,7 @@ from vertfrac.geometry.curve import Curve
 from vertfrac.geometry.keypoints import HEIGHTS
 from vertfrac.geometry.straighten import StraightSlice, sample
 from vertfrac.imaging import Image
+from vertfrac.report.levels import short_name
 from vertfrac.report.sentence import genant_text
 from vertfrac.report.style import GRADE_COLOURS, PIXEL_PT, UNGRADED_COLOUR, grade_captions
 
@@ -183,13 +184,12 @@ def _marks(vertebrae: pd.DataFrame, geometry: StraightSlice) -> list[_Mark]:
 
 
 def _mark(row: dict[Any, Any], straight: Floats, sagittal: Floats) -> _Mark:
-    level = row["level"]
     graded = row["status"] == "ok" and not pd.isna(row["grade"])
     grade = int(row["grade"]) if graded else 0
     measures = [row[f"height_{name}_mm"] for name in HEIGHTS]
     return _Mark(
         vertebra=int(row["vertebra"]),
-        name=str(row["vertebra"] if pd.isna(level) or not level else level),
+        name=short_name(row),
         verdict=genant_text(row["genant"]) if graded else str(row["status"]).replace("_", " "),
         heights=tuple(f"{mm:.1f}" if np.isfinite(mm) else "n/a" for mm in measures) if graded else ("", "", ""),
         colour=GRADE_COLOURS[grade] if graded else UNGRADED_COLOUR,
@@ -256,8 +256,7 @@ def apart(positions: Floats, gap: float) -> Floats:
 
 _HEIGHTS_AT = (1.28, 1.62, 1.96)
 _HEADER = (
-    (0.22, "no.", "left"),
-    (0.56, "G", "left"),
+    (0.6, "G", "left"),
     *((x, text, "right") for x, text in zip(_HEIGHTS_AT, ("ant.", "mid.", "post."), strict=True)),
     (2.03, "mm", "left"),
 )
@@ -268,7 +267,8 @@ def _table(sheet: _Sheet, marks: list[_Mark], geometry: StraightSlice) -> None:
     axes = sheet.table
     axes.set_xlim(0, _TABLE)
     axes.set_ylim(geometry.rows - 0.5, -0.5)
-    for x, text, align in _HEADER if marks else ((0.22, "no vertebra", "left"),):
+    first = "no." if all(mark.name.isdigit() for mark in marks) else "level"
+    for x, text, align in ((0.22, first, "left"), *_HEADER) if marks else ((0.22, "no vertebra", "left"),):
         axes.annotate(
             text, (x, -0.5), xytext=(0, 5), textcoords="offset points", color=FAINT, size=6.5, ha=align, va="baseline"
         )
@@ -281,7 +281,7 @@ def _table(sheet: _Sheet, marks: list[_Mark], geometry: StraightSlice) -> None:
         axes.plot([0, 0.1, 0.18], [row, y, y], color=mark.colour, lw=0.35, alpha=0.8)
         weight = "bold" if mark.bold else "normal"
         axes.text(0.22, y, mark.name, color=mark.colour, size=7.5, weight=weight, va="center_baseline")
-        axes.text(0.56, y, mark.verdict, color=mark.colour, size=7.5, weight=weight, va="center_baseline")
+        axes.text(0.6, y, mark.verdict, color=mark.colour, size=7.5, weight=weight, va="center_baseline")
         for x, text in zip(_HEIGHTS_AT, mark.heights, strict=True):
             axes.text(x, y, text, color=INK, size=6.5, ha="right", va="center_baseline")
 

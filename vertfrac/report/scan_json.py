@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from vertfrac import tables
 from vertfrac.geometry.keypoints import HEIGHTS, KEYPOINTS
+from vertfrac.report.levels import named_levels, text_of
 
 FORMAT = "vertfrac-scan/1"
 
@@ -58,17 +59,36 @@ class VertebraLine(_Part):
     system: str = Field(description="name of the model that found it")
     vertebra: int = Field(ge=1, description="running number from the superior end, from 1")
     level: str | None = Field(description="anatomical level such as L1, null while unknown")
-    status: Literal["ok", "partial", "low_score", "not_measured"] = Field(
+    level_probability: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        description="probability of that level given the whole column; null without one"
+    )
+    level_runner_up: str | None = Field(
+        description="its level in the second likeliest naming of the column, where that one is near: the level is in "
+        "doubt; else null"
+    )
+    status: Literal["ok", "partial", "low_score", "sacrum", "not_measured"] = Field(
         description="ok; partial: reaches the edge of the scan; low_score: seen with too little certainty; "
-        "not_measured: found, but its keypoints make no vertebra"
+        "sacrum: named S1, which is not graded; not_measured: found, but its keypoints make no vertebra"
     )
     score: float = Field(ge=0, le=1, description="objectness of the detection")
     genant: Number = Field(description="Genant index G = min(height) / max(height); null if not_measured")
     grade: Grade | None = Field(description="Genant grade by G; null unless the status is ok")
+    genant_level: Number = Field(
+        description="second opinion on G: of the heights over those that are normal at the level; null without a level"
+    )
+    grade_level: Grade | None = Field(description="Genant grade by genant_level; null unless the status is ok")
     heights_mm: Heights
     center: Point
     spread_mm: Number = Field(description="disagreement of the keypoints among the candidates and models averaged, mm")
     keypoints: Keypoints
+
+
+class Levels(_Part):
+    """Which levels a scan was named to show."""
+
+    first: str = Field(description="the most superior one")
+    last: str = Field(description="the most inferior one")
+    in_doubt: bool = Field(description="whether any of its levels is in doubt")
 
 
 class ScanLine(_Part):
@@ -84,6 +104,7 @@ class ScanLine(_Part):
         description="largest grade of the vertebrae with status ok, null if there is none"
     )
     smallest_genant: Number = Field(description="smallest G of the vertebrae with status ok, null if there is none")
+    levels: Levels | None = Field(description="first and last named level; null if the model names none")
     vertebrae: list[VertebraLine] = Field(description="superior first")
     warnings: list[str] = Field(description="what is unusual about the scan or was not graded")
     seconds: float = Field(ge=0, description="wall time")
@@ -111,11 +132,13 @@ def scan_line(
     """
     rows: list[dict[Any, Any]] = vertebrae.to_dict("records")
     points = tables.keypoints_of(vertebrae).tolist()
+    named = named_levels(vertebrae)
     line = ScanLine(
         format=FORMAT,
         **{key: row[key] for key in ("case", "source", "status", "reason", "sentence", "seconds")},
         worst_grade=row.get("worst_grade"),
         smallest_genant=row.get("smallest_genant"),
+        levels=None if named is None else Levels(**named._asdict()),
         vertebrae=[_vertebra(values, keypoints) for values, keypoints in zip(rows, points, strict=True)],
         warnings=list(warnings),
         stages=dict(stages),
@@ -128,11 +151,15 @@ def _vertebra(row: Mapping[Any, Any], keypoints: list[list[float]]) -> VertebraL
     return VertebraLine(
         system=row["system"],
         vertebra=row["vertebra"],
-        level=row["level"] or None,
+        level=text_of(row["level"]) or None,
+        level_probability=_number(row["level_probability"]),
+        level_runner_up=text_of(row["level_runner_up"]) or None,
         status=row["status"],
         score=row["score"],
         genant=_number(row["genant"]),
         grade=None if pd.isna(row["grade"]) else row["grade"],
+        genant_level=_number(row["genant_level"]),
+        grade_level=None if pd.isna(row["grade_level"]) else row["grade_level"],
         heights_mm=Heights(**{name: _number(row[f"height_{name}_mm"]) for name in HEIGHTS}),
         center=_point([row[f"center_{axis}"] for axis in "xyz"]),
         spread_mm=_number(row["spread_mm"]),

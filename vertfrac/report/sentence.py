@@ -7,10 +7,12 @@ from collections.abc import Sequence
 import pandas as pd
 
 from vertfrac.genant import GRADES, grade
+from vertfrac.report.levels import doubt_meaning, second_opinion, text_of
 
 _UNGRADED = {
     "partial": "at the edge of the scan not graded",
     "low_score": "seen with too little certainty not graded",
+    "sacrum": "named S1 not graded",
     "not_measured": "found, but not measurable",
 }
 """What is said of vertebrae by their status, in this order."""
@@ -20,11 +22,13 @@ def scan_sentence(vertebrae: pd.DataFrame) -> str:
     """The vertebrae of one scan in words: how many were measured, which are fractured, which were not graded and why.
 
     vertebrae : rows of the table VERTEBRAE of one scan, maybe none. "14 vertebrae measured; moderate fracture (grade 2,
-    G 0.70) at vertebra 9; 2 vertebrae at the edge of the scan not graded."
+    G 0.70) at vertebra 9; 2 vertebrae at the edge of the scan not graded." Where levels are known they name vertebrae,
+    in doubt with what else they may be: "T12 (or T11: levels may be shifted by one)". The second opinion by the normal
+    shapes of the levels is told only where the worst grade differs by it.
     """
     measured = vertebrae[vertebrae["status"] == "ok"]
     parts = [f"{_count(len(measured))} measured" if len(measured) else "No vertebra measured"]
-    parts += _fractures(measured)
+    parts += _fractures(measured) + _second_opinion(measured)
     for status, words in _UNGRADED.items():
         if count := int((vertebrae["status"] == status).sum()):
             parts.append(f"{_count(count)} {words}")
@@ -53,7 +57,7 @@ def _fractures(measured: pd.DataFrame) -> list[str]:
     """
     if measured.empty:
         return []
-    found = []
+    found: list[str] = []
     for severity in range(len(GRADES) - 1, 0, -1):
         rows = measured[measured["grade"] == severity]
         if rows.empty:
@@ -61,23 +65,48 @@ def _fractures(measured: pd.DataFrame) -> list[str]:
         many = len(rows) > 1
         noun = f"{len(rows)} {GRADES[severity]} fractures" if many else f"{GRADES[severity]} fracture"
         smallest = f"{'smallest ' if many else ''}G {genant_text(rows['genant'].min())}"
-        found.append(f"{noun} (grade {severity}, {smallest}) at {_places(rows)}")
+        found.append(f"{noun} (grade {severity}, {smallest}) at {_places(rows, explained=bool(found))}")
     if found:
         return found
     least = measured.loc[[measured["genant"].idxmin()]]
-    where = f"smallest G {genant_text(least['genant'].min())}, {_places(least)}" if len(measured) > 1 else (
+    where = f"smallest G {genant_text(least['genant'].min())}, {_place(least)}" if len(measured) > 1 else (
         f"G {genant_text(least['genant'].min())}"
     )  # fmt: skip
     return [f"no fracture ({where})"]
 
 
-def _places(rows: pd.DataFrame) -> str:
-    """Vertebrae by level where it is known, else by number: "vertebrae 3 and 5", "T12 and vertebra 9"."""
+def _place(row: pd.DataFrame) -> str:
+    """One vertebra inside of brackets: "T12", "T12 or T11" in doubt, "vertebra 9"."""
+    names = [text_of(row[column].iloc[0]) for column in ("level", "level_runner_up")]
+    return " or ".join(filter(None, names)) or f"vertebra {row['vertebra'].iloc[0]}"
+
+
+def _second_opinion(measured: pd.DataFrame) -> list[str]:
+    grade_name = second_opinion(measured)
+    if not grade_name:
+        return []
+    shape = "its level's normal shape" if (measured["grade"] > 0).sum() == 1 else "the normal shapes of the levels"
+    return [f"by {shape}: {grade_name}"]
+
+
+def _places(rows: pd.DataFrame, *, explained: bool = False) -> str:
+    """Vertebrae by level where it is known, else by number: "vertebrae 3 and 5", "T12 and vertebra 9".
+
+    Levels in doubt have what else they may be in brackets, the first with what that means, unless explained before.
+    """
     levels = rows["level"].fillna("").tolist()
+    others = rows["level_runner_up"].fillna("").tolist()
     numbers = [str(number) for number in rows["vertebra"]]
     if not any(levels):
         return f"{'vertebra' if len(numbers) == 1 else 'vertebrae'} {_listed(numbers)}"
-    return _listed([level or f"vertebra {number}" for level, number in zip(levels, numbers, strict=True)])
+    names = [level or f"vertebra {number}" for level, number in zip(levels, numbers, strict=True)]
+    if not any(others):
+        return _listed(names)
+    meaning = "" if explained else f": {doubt_meaning(levels, others)}"
+    if all(others):
+        return f"{_listed(names)} (or {_listed(others)}{meaning})"
+    doubted = [f"{name} (or {other})" if other else name for name, other in zip(names, others, strict=True)]
+    return _listed(doubted)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -17,6 +17,7 @@ from vertfrac.cohorts.markups import CURVE, markup, not_graded, rulers, write_ma
 from vertfrac.genant import GRADES
 from vertfrac.geometry.curve import Curve
 from vertfrac.geometry.keypoints import HEIGHTS
+from vertfrac.report.levels import long_name, text_of
 from vertfrac.report.style import GRADE_COLOURS, UNGRADED_COLOUR
 
 
@@ -41,10 +42,10 @@ def _dressed(line: dict[str, Any], row: dict[Any, Any], pair: np.ndarray, length
     grade = int(row["grade"]) if graded else 0
     for point, position in zip(line["controlPoints"], pair, strict=True):
         point["description"] = (
-            f"predicted grade {grade} ({GRADES[grade]}), G {row['genant']:.3f}"
+            f"predicted grade {grade} ({GRADES[grade]}), G {row['genant']:.3f}{_by_level(row)}"
             if graded
             else not_graded(str(row["status"]), position)
-        )
+        ) + _of_level(row)
     return {
         **line,
         "locked": False,
@@ -54,6 +55,20 @@ def _dressed(line: dict[str, Any], row: dict[Any, Any], pair: np.ndarray, length
         ],
         "display": _display(GRADE_COLOURS[grade] if graded else UNGRADED_COLOUR, labelled=grade > 0),
     }
+
+
+def _by_level(row: dict[Any, Any]) -> str:
+    """The second opinion, where there is one."""
+    if pd.isna(row["grade_level"]):
+        return ""
+    return f"; by the normal shape of its level {int(row['grade_level'])}, G {row['genant_level']:.3f}"
+
+
+def _of_level(row: dict[Any, Any]) -> str:
+    """The level as the model gave it, with its probability and what else it may be; "" without one."""
+    if not text_of(row["level"]) or pd.isna(row["level_probability"]):
+        return ""
+    return f" [{long_name(row)}, probability {row['level_probability']:.2f}]"
 
 
 def _spine(curve: Curve) -> dict[str, Any]:

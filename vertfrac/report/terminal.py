@@ -17,6 +17,7 @@ from rich.text import Text
 from vertfrac.genant import GRADES
 from vertfrac.geometry.keypoints import HEIGHTS
 from vertfrac.imaging.messages import printable
+from vertfrac.report.levels import differs, short_name, text_of
 from vertfrac.report.sentence import genant_text
 from vertfrac.report.style import GRADE_COLOURS
 
@@ -53,25 +54,26 @@ def show_scan(out: Console, case: str, sentence: str, vertebrae: pd.DataFrame) -
 
 
 def scan_table(vertebrae: pd.DataFrame) -> Table:
-    """Vertebrae as a table: number or level, three heights in mm, G, the grade in its colour, status, score.
+    """Vertebrae as a table: number and level, three heights in mm, G, the grade in its colour, status, score.
 
-    vertebrae : rows of the table VERTEBRAE of one scan. What is not graded is dim.
+    vertebrae : rows of the table VERTEBRAE of one scan. What is not graded is dim. A level in doubt has a question
+    mark; the grade by the normal shape of the level follows in brackets where it differs.
     """
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     table.add_column("vertebra", no_wrap=True)
     for name in (*(f"{height}\nmm" for height in HEIGHTS), "G"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("grade", no_wrap=True)
+    rows: list[dict[Any, Any]] = vertebrae.to_dict("records")
+    table.add_column("grade\n(by level)" if any(map(differs, rows)) else "grade", no_wrap=True)
     table.add_column("status", no_wrap=True)
     table.add_column("score", justify="right", no_wrap=True)
-    rows: list[dict[Any, Any]] = vertebrae.to_dict("records")
     for row in rows:
         graded = row["status"] == "ok"
         table.add_row(
-            " ".join(printable(part) for part in (row["vertebra"], row["level"]) if not pd.isna(part) and part),
+            f"{row['vertebra']} {printable(short_name(row))}" if text_of(row["level"]) else str(row["vertebra"]),
             *(f"{row[f'height_{height}_mm']:.1f}" for height in HEIGHTS),
             "" if pd.isna(row["genant"]) else genant_text(float(row["genant"])),
-            _grade(int(row["grade"])) if graded else Text(""),
+            _grade(int(row["grade"]), _other_grade(row)) if graded else Text(""),
             str(row["status"]).replace("_", " "),
             f"{row['score']:.2f}",
             style="" if graded else "dim",
@@ -79,9 +81,15 @@ def scan_table(vertebrae: pd.DataFrame) -> Table:
     return table
 
 
-def _grade(grade: int) -> Text:
+def _other_grade(row: dict[Any, Any]) -> str:
+    """The second opinion where it differs: "(0)"."""
+    return f"({int(row['grade_level'])})" if differs(row) else ""
+
+
+def _grade(grade: int, other: str = "") -> Text:
     """Black on the grade's colour, which is readable whatever the terminal's own colours are."""
-    return Text(f" {grade} {GRADES[grade]} ", style=f"#000000 on {GRADE_COLOURS[grade]}")
+    text = Text(f" {grade} {GRADES[grade]} ", style=f"#000000 on {GRADE_COLOURS[grade]}")
+    return Text.assemble(text, other) if other else text
 
 
 def as_stages(seconds: Mapping[str, float]) -> str:

@@ -2,7 +2,7 @@
 
 function asAnnotation(head, body, vertebrae, reviewer) {
   const marks = vertebrae.filter((one) => one.points).map((one) => ({
-    ...(one.level ? { level: one.level } : {}),
+    ...(settings.levels.includes(one.level) ? { level: one.level } : {}),  // annotations name no S1
     ...(one.measured ? {} : { measurable: false }),
     keypoints: Object.fromEntries(settings.keypoints.map((name, k) => [name, one.points[k].world])),
   }));
@@ -44,11 +44,18 @@ function fromMark(mark, k, slice, known) {
   const [found] = same < 0 ? [null] : known.splice(same, 1);
   return {
     ...(found ?? { id: `n${k + 1}`, number: null, status: "added", score: null }),
-    level: settings.levels.includes(mark.level) ? mark.level : "",
+    ...levelOf(mark, found),
     measured: mark.measurable !== false,
     moved: found !== null && points.some((world, j) => distance(world, found.points[j].world) > 1e-6),
     points: points.map((world) => ({ world, slice: toSlice(slice, world) })),
   };
+}
+
+/** The level of a mark: with the model's doubt where it is the model's, and S1 where the model said so. */
+function levelOf(mark, found) {
+  const known = settings.levels.includes(mark.level) ? mark.level : "";
+  const level = !known && mark.measurable === false && found?.level === settings.sacrum ? settings.sacrum : known;
+  return found?.level === level ? {} : { level, probability: null, runnerUp: "" };
 }
 
 function middleOf(points) {

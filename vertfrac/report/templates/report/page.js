@@ -61,11 +61,27 @@ function drawHead() {
   verdict.textContent = head.failed ? "failed" : worst.grade === null ? "not graded" : `${settings.grades[worst.grade]}, smallest G ${indexText(worst.genant)}`;
   verdict.title = edited && head.grade !== null ? `before the corrections: ${settings.grades[head.grade]}, ${indexText(head.genant)}` : "";
   keyed(element("warnings"), head.warnings, () => document.createElement("li")).forEach((item, k) => (item.textContent = head.warnings[k]));
+  drawDoubt();
   element("failure").hidden = !head.failed;
   element("failure").textContent = head.reason;
   for (const [name, possible] of Object.entries({
     undo: state.review?.past.length, redo: state.review?.future.length, download: body?.views, add: body?.views, open: body?.views, focus: state.chosen,
   })) document.querySelector(`[data-do="${name}"]`).disabled = !possible;
+}
+
+/** The question which of two namings is right, as long as nobody has answered it. */
+function drawDoubt() {
+  const doubt = state.review && doubtOf(state.review.present);
+  element("doubt").hidden = !doubt || !state.slice;
+  if (!doubt) return;
+  element("doubt").querySelector('[data-do="keep-levels"]').textContent = `${doubt.now} is right`;
+  element("doubt").querySelector('[data-do="other-levels"]').textContent = `Rather ${doubt.other}`;
+}
+
+function settleDoubt(other) {
+  if (!doubtOf(state.review.present)) return;
+  const { now, other: else_ } = doubtOf(state.review.present);
+  correct(withDoubtSettled(state.review.present, other), `The levels are ${other ? else_ : now}; Ctrl+Z brings the doubt back.`);
 }
 
 function factsOf(head, body) {
@@ -80,6 +96,7 @@ function drawTable() {
   const rows = keyed(document.querySelector("#measures tbody"), vertebrae.map((one) => one.id), makeRow);
   vertebrae.forEach((one, k) => drawRow(rows[k], one));
   element("measures").hidden = !vertebrae.length;
+  element("measures").classList.toggle("with-levels", vertebrae.some((one) => one.level));
   drawMarks();
 }
 
@@ -87,10 +104,10 @@ function makeRow(id) {
   const row = document.createElement("tr"), name = document.createElement("th");
   name.scope = "row";
   name.append(textButton("", () => choose(id, true)));
-  row.append(name, ...["G", "grade", "number", "number", "number", "status", "number score"].map((kind) => Object.assign(document.createElement("td"), { className: kind })));
+  row.append(name, ...["G", "grade", "by-level", "number", "number", "number", "status", "number score"].map((kind) => Object.assign(document.createElement("td"), { className: kind })));
   const edits = Object.assign(document.createElement("td"), { className: "edits" });
   const level = document.createElement("select");
-  level.append(new Option("level ?", ""), ...settings.levels.map((one) => new Option(one)));
+  level.append(new Option("level ?", ""), ...[...settings.levels, settings.sacrum].map((one) => new Option(one)));
   level.addEventListener("change", () => correct(withLevel(state.review.present, id, level.value), levelRemark(id, level.value)));
   edits.append(level, textButton("cannot be measured", () => flipMark(id)), textButton("delete", () => remove(id)));
   row.append(edits);
@@ -109,12 +126,16 @@ function textButton(words, act) {
 }
 
 function drawRow(row, vertebra) {
-  const { heights, index, grade } = measure(vertebra), [name, g, verdict, ...rest] = row.cells, edits = row.cells[8];
+  const { heights, index, grade, levelIndex, levelGrade } = measure(vertebra), [name, g, verdict, byLevel, ...rest] = row.cells;
+  const edits = row.cells[9];
   row.className = `${gradeClass(grade)}${vertebra.moved || vertebra.number === null ? " changed" : ""}`;
   name.firstChild.textContent = nameOf(vertebra);
+  name.firstChild.title = levelText(vertebra);
   g.textContent = grade < 0 ? "–" : indexText(index);
   g.dataset.value = index;
   verdict.textContent = grade < 0 ? "–" : settings.grades[grade];
+  byLevel.textContent = levelGrade < 0 ? "–" : `${indexText(levelIndex)} ${settings.grades[levelGrade]}`;
+  byLevel.classList.toggle("differs", levelGrade >= 0 && levelGrade !== grade);
   heights.forEach((mm, k) => (rest[k].textContent = Number.isFinite(mm) ? mm.toFixed(1) : "–"));
   rest[3].textContent = statusText(vertebra);
   rest[4].textContent = vertebra.score === null ? "–" : vertebra.score.toFixed(2);
@@ -249,7 +270,7 @@ function download() {
   saveFile(`${head.case}.json`, asAnnotation(head, state.body, state.review.present, reviewer));
   state.review.saved = state.review.present;
   drawList();
-  say(`${head.case}.json holds ${counted(state.review.present.filter((one) => one.measured).length, "vertebra", "vertebrae")} to train on.`);
+  say(`${head.case}.json holds ${counted(state.review.present.filter((one) => one.measured).length, "vertebra", "vertebrae")} to train on${doubtOf(state.review.present) ? "; the levels in doubt are kept as they are" : ""}.`);
 }
 
 async function openFile(file) {
@@ -296,6 +317,8 @@ const ACTIONS = {
   },
   undo: () => state.review && undo(state.review) && afterCorrection("Undone."),
   redo: () => state.review && redo(state.review) && afterCorrection("Done again."),
+  "keep-levels": () => settleDoubt(false),
+  "other-levels": () => settleDoubt(true),
   add: () => setAdding(!state.adding),
   open: () => element("file").click(),
   download,

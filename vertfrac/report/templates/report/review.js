@@ -1,5 +1,6 @@
 // The vertebrae of a scan under review. A list of vertebrae is never changed, only replaced, so that undoing is to take
-// the list before. A vertebra: id, number (null if it was added), level, status and score of the model, measured
+// the list before. A vertebra: id, number (null if it was added), level, its probability and runnerUp (what else it may
+// be, "" without doubt, as after a person has named it), status and score of the model, measured
 // (whether it counts), points (six of {slice, world}, or null).
 
 const reviews = new Map();  // index of the scan -> {past, present, future, saved}
@@ -15,6 +16,8 @@ function asVertebra(given) {
     id: `v${given.number}`,
     number: given.number,
     level: given.level,
+    probability: given.levelProbability,
+    runnerUp: given.levelRunnerUp,
     status: given.status,
     score: given.score,
     measured: given.status === "ok",
@@ -64,8 +67,26 @@ function withMarkFlipped(vertebrae, id) {
   return changed(vertebrae, id, (one) => ({ measured: !one.measured }));
 }
 
+/** With the level that a person gives, which leaves no doubt. A body named S1 does not count, one that no longer is does. */
 function withLevel(vertebrae, id, level) {
-  return changed(vertebrae, id, () => ({ level }));
+  return changed(vertebrae, id, (one) => named(one, level));
+}
+
+function named(vertebra, level) {
+  const sacrum = settings.sacrum, turned = (vertebra.level === sacrum) !== (level === sacrum);
+  return { level, probability: null, runnerUp: "", measured: turned ? level !== sacrum : vertebra.measured };
+}
+
+/** With all levels in doubt settled: as they are, or, if other, as their runners-up say. */
+function withDoubtSettled(vertebrae, other) {
+  return vertebrae.map((one) => (one.runnerUp ? { ...one, ...named(one, other ? one.runnerUp : one.level) } : one));
+}
+
+/** The levels in doubt as they are and as they may be, "T8–L2" and "T7–L1"; null where there is no doubt. */
+function doubtOf(vertebrae) {
+  const doubted = vertebrae.filter((one) => one.runnerUp);
+  const span = (names) => [...new Set([names[0], names.at(-1)])].join("–");
+  return doubted.length ? { now: span(doubted.map((one) => one.level)), other: span(doubted.map((one) => one.runnerUp)) } : null;
 }
 
 function without(vertebrae, id) {
@@ -83,7 +104,7 @@ function withNew(vertebrae, slice, row, column) {
     return { slice: place, world: toWorld(slice, place) };
   });
   const count = 1 + Math.max(0, ...vertebrae.filter((one) => one.number === null).map((one) => Number(one.id.slice(1))));
-  const added = { id: `n${count}`, number: null, level: "", status: "added", score: null, measured: true, moved: false, points };
+  const added = { id: `n${count}`, number: null, level: "", probability: null, runnerUp: "", status: "added", score: null, measured: true, moved: false, points };
   return { id: added.id, vertebrae: fromAbove([...vertebrae, added]) };
 }
 
@@ -96,15 +117,26 @@ function fromAbove(vertebrae) {
   return [...vertebrae].sort((a, b) => place(a) - place(b));
 }
 
+/** The level, with a question mark in doubt, else the number, of one that was added its own. */
 function nameOf(vertebra) {
-  return vertebra.level || (vertebra.number === null ? `+${vertebra.id.slice(1)}` : String(vertebra.number));
+  if (vertebra.level) return `${vertebra.level}${vertebra.runnerUp ? "?" : ""}`;
+  return vertebra.number === null ? `+${vertebra.id.slice(1)}` : String(vertebra.number);
 }
 
-/** Heights, G and grade of a vertebra; grade -1 where it does not count. */
+/** How sure the level is, in words; "" for a level that the model did not give. */
+function levelText(vertebra) {
+  const { level, probability, runnerUp } = vertebra;
+  if (!level || probability === null) return "";
+  return `${level} with probability ${probability.toFixed(2)}${runnerUp ? `, in doubt: may be ${runnerUp}` : ""}`;
+}
+
+/** Heights, G and grade of a vertebra, and both by the normal shape of its level; grade -1 where it does not count. */
 function measure(vertebra) {
-  if (!vertebra.points) return { heights: [NaN, NaN, NaN], index: NaN, grade: -1 };
+  if (!vertebra.points) return { heights: [NaN, NaN, NaN], index: NaN, grade: -1, levelIndex: NaN, levelGrade: -1 };
   const heights = heightsOf(vertebra.points.map((point) => point.world)), index = genantIndex(heights);
-  return { heights, index, grade: vertebra.measured ? gradeOf(index) : -1 };
+  const shape = settings.levelShapes[vertebra.level], levelIndex = shape ? genantIndex(heights.map((mm, k) => mm / shape[k])) : NaN;
+  const [grade, levelGrade] = [index, levelIndex].map((one) => (vertebra.measured ? gradeOf(one) : -1));
+  return { heights, index, grade, levelIndex, levelGrade };
 }
 
 /** Worst grade, smallest G and number of the vertebrae that count; grade null where none does. */
@@ -120,7 +152,7 @@ function worstOf(vertebrae) {
 
 const STATUS_WORDS = {
   ok: "measured", partial: "at the edge of the scan", low_score: "seen with too little certainty",
-  not_measured: "keypoints make no vertebra", added: "added",
+  sacrum: "named S1, not graded", not_measured: "keypoints make no vertebra", added: "added",
 };
 
 function statusText(vertebra) {

@@ -83,7 +83,8 @@ function placeGroup(view, group, vertebra, slice, labelAt) {
 
 function spoken(vertebra, heights, index, grade) {
   const verdict = grade < 0 ? statusText(vertebra) : `G ${indexText(index)}, ${settings.grades[grade]}`;
-  return `Vertebra ${nameOf(vertebra)}: ${verdict}; heights ${heights.map((mm) => mm.toFixed(1)).join(", ")} mm`;
+  const doubt = vertebra.runnerUp ? ` (in doubt, may be ${vertebra.runnerUp})` : "";
+  return `Vertebra ${vertebra.level || nameOf(vertebra)}${doubt}: ${verdict}; heights ${heights.map((mm) => mm.toFixed(1)).join(", ")} mm`;
 }
 
 function placeLine(line, [x1, y1], [x2, y2]) {
