@@ -55,17 +55,32 @@ def compared(found: pd.DataFrame, truth: list[MaskVertebra]) -> pd.DataFrame:
             if away[k] < FAR_MM and k not in used:
                 used.add(k)
                 row |= {
-                    "found": True, "center_mm": round(float(away[k]), 1), "score": round(float(offered["score"][k]), 2),
+                    "found": True, "named": _name(offered.iloc[k]),
+                    "center_mm": round(float(away[k]), 1), "score": round(float(offered["score"][k]), 2),
                     "genant": round(float(offered["genant"][k]), 3),
                     "genant_map": round(float(genant_index(heights(vertebra.keypoints))), 3),
                 }  # fmt: skip
         rows.append(row)
     rows += [
-        {"level": "", "map": "nothing whole there", "found": True, "score": round(float(offered["score"][k]), 2)}
+        {
+            "level": "",
+            "map": "nothing whole there",
+            "found": True,
+            "named": _name(offered.iloc[k]),
+            "score": round(float(offered["score"][k]), 2),
+        }
         for k in range(len(offered))
         if k not in used
     ]
     return pd.DataFrame(rows)
+
+
+def _name(vertebra: pd.Series) -> str:
+    """The level that the model gives, its probability, and the runner-up where it is in doubt."""
+    if not vertebra["level"]:
+        return ""
+    other = f" or {vertebra['level_runner_up']}" if vertebra["level_runner_up"] else ""
+    return f"{vertebra['level']} {vertebra['level_probability']:.2f}{other}"
 
 
 @click.command()
@@ -87,6 +102,9 @@ def main(scan: Path, mask: Path, model: Path, numbering: str, out: Path) -> None
         f"{int(whole['found'].sum())} of {len(whole)} whole vertebrae found, {near} within {NEAR_MM:g} mm; "
         f"{int((table['level'] == '').sum())} rulers elsewhere"
     )
+    if "named" in whole and whole["named"].fillna("").any():
+        right = [str(name).split(" ")[0] == level for name, level in zip(whole["named"], whole["level"], strict=True)]
+        click.echo(f"{sum(right)} of {len(whole)} whole vertebrae named as the map does")
 
 
 if __name__ == "__main__":

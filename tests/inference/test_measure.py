@@ -1,16 +1,25 @@
 """Laws of measuring: heights are 3D distances, every detection has one of four statuses, numbers run downwards."""
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from numpy.typing import NDArray
 
 from vertfrac import tables
+from vertfrac.cohorts.levels import NAMED
+from vertfrac.config import DetectorInference, LevelDecoding
+from vertfrac.geometry.context import EXTEND_MM, STEP_MM, Context
 from vertfrac.geometry.curve import Curve
 from vertfrac.geometry.grid import Grid
 from vertfrac.geometry.straighten import StraightSlice
 from vertfrac.inference.detect import detect, measure, vertebrae_frame
+from vertfrac.inference.named import measured_and_named
 from vertfrac.inference.nms import Detection
+from vertfrac.inference.weights import CONTEXT
 from vertfrac.models.anchor_free import AnchorFree
 
 Floats = NDArray[np.float64]
@@ -136,3 +145,81 @@ def test_detect_finds_the_vertebrae_that_the_networks_encode() -> None:
     )  # fmt: skip
     places = np.stack(sorted((d.keypoints for d in found), key=lambda k: k[0, 0]))
     assert np.allclose(places, truth[0].numpy(), atol=1e-3)
+
+
+# --- names
+
+
+def _sure_of(level: str, score: float = 8.0) -> Floats:
+    return np.where(np.array(NAMED) == level, score, 0.0)
+
+
+def _options(**changes: float) -> DetectorInference:
+    return DetectorInference(score=0.5, low_score=0.25, levels=LevelDecoding(**changes))
+
+
+def test_detections_with_evidence_are_named_from_above() -> None:
+    found = [
+        replace(_detection(row), evidence=_sure_of(level))
+        for row, level in ((100, "L1"), (40, "T11"), (130, "L2"), (70, "T12"))
+    ]
+    table, evidence = measured_and_named(found, _geometry(), GRID, _options())
+    assert table["level"].tolist() == ["T11", "T12", "L1", "L2"]
+    assert (table["level_probability"] > 0.95).all()
+    assert (table["level_runner_up"] == "").all()
+    assert evidence is not None
+    assert [NAMED[k] for k in evidence.argmax(axis=1)] == ["T11", "T12", "L1", "L2"]
+    plain, none = measured_and_named([replace(one, evidence=None) for one in found], _geometry(), GRID, _options())
+    assert none is None
+    assert (plain["level"] == "").all()
+    same = [name for name in table.columns if not name.startswith(("level", "genant_level", "grade_level"))]
+    pd.testing.assert_frame_equal(table[same], plain[same])
+
+
+def test_weak_evidence_is_in_doubt_and_s1_is_not_graded() -> None:
+    either = np.where(np.isin(NAMED, ["T11", "T12"]), 4.0, 0.0)
+    table, _ = measured_and_named([replace(_detection(60), evidence=either)], _geometry(), GRID, _options())
+    assert {table["level"][0], table["level_runner_up"][0]} == {"T11", "T12"}
+    sacrum = replace(_detection(60), evidence=_sure_of("S1"))
+    table, _ = measured_and_named([sacrum], _geometry(), GRID, _options())
+    assert (table["level"][0], table["status"][0]) == ("S1", "sacrum")
+    assert pd.isna(table["grade"][0])
+
+
+def test_networks_give_evidence_once_levels_were_learned() -> None:
+    torch.manual_seed(0)
+    networks = [
+        AnchorFree(widths=(2, 3), output_stride=2, radius_px=5.0, offset_scale_px=8.0, context=CONTEXT).eval()
+        for _ in range(2)
+    ]
+    image = np.random.default_rng(0).integers(-200, 800, (120, 96)).astype(np.int16)
+    context = Context(np.random.default_rng(1).integers(0, 255, (16, 62, 48)).astype(np.uint8), -EXTEND_MM)
+    options: dict[str, Any] = {
+        "spacing_mm": 1.0, "scaling": "window", "window_hu": (-250, 850), "threshold": 0.0, "nms": "box",
+        "nms_threshold": 0.1, "average_mm": 0.0, "device": torch.device("cpu"), "start_mm": -10.0,
+    }  # fmt: skip
+    untrained = detect(networks, image, context=context, **options)
+    assert all(one.evidence is None for one in untrained)
+    for network in networks:
+        assert network.levels is not None
+        network.levels.learn_shares(torch.ones(len(NAMED)))
+    found = detect(networks, image, context=context, **options)
+    assert found
+    assert all(one.evidence is None for one in detect(networks, image, **options))
+    each = [detect([network], image, context=context, **{**options, "threshold": 0.0}) for network in networks]
+    assert all(one.evidence is not None and one.evidence.shape == (len(NAMED),) for one in [*found, *each[0]])
+    one = next(iter(found))
+    assert one.evidence is not None
+    place = one.keypoints.mean(axis=0)
+    expected = []
+    for network in networks:
+        assert network.levels is not None
+        with torch.inference_mode():
+            x = (torch.from_numpy(image)[None, None].float().clamp(-250, 850) + 250) / 1100
+            cells = network.unet.features(x)[0]
+            at = np.clip(np.rint((place + 0.5) / 2 - 0.5).astype(int), 0, np.array(cells.shape[1:]) - 1)
+            rows = network.levels.rows(torch.from_numpy(context.views)[None] / 127.5 - 1)
+            row = torch.tensor([(place[0] - 10.0 + EXTEND_MM) / STEP_MM], dtype=torch.float32)
+            logits = network.levels(cells[:, at[0], at[1]][None], rows, torch.zeros(1, dtype=torch.int64), row)
+            expected.append(network.levels.evidence(logits)[0].numpy())
+    assert np.allclose(one.evidence, np.mean(expected, axis=0), atol=1e-4)

@@ -109,7 +109,7 @@ def measure(
     partial.
     """
     rows: list[dict[str, Any]] = []
-    for detection in sorted(detections, key=lambda d: float(d.keypoints[:, 0].mean())):
+    for detection in from_above(detections):
         world = geometry.to_world(detection.keypoints)
         h = heights(world)
         status = _status(detection, h, float(scan.distance_inside_mm(world).min()), score, partial_margin_mm)
@@ -130,6 +130,11 @@ def measure(
             }
         )
     return rows
+
+
+def from_above(detections: Sequence[Detection]) -> list[Detection]:
+    """Detections of one slice, superior first."""
+    return sorted(detections, key=lambda detection: float(detection.keypoints[:, 0].mean()))
 
 
 def _status(

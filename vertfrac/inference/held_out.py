@@ -21,8 +21,9 @@ from vertfrac.geometry.curve import Curve
 from vertfrac.geometry.grid import Grid
 from vertfrac.geometry.straighten import StraightSlice
 from vertfrac.imaging import read_image
-from vertfrac.inference.detect import detect, measure
+from vertfrac.inference.detect import detect
 from vertfrac.inference.localize import localize
+from vertfrac.inference.named import measured_and_named
 from vertfrac.inference.options import detect_options, localize_options
 from vertfrac.inference.weights import load_detector, load_localizer
 
@@ -125,7 +126,7 @@ def detect_vertebrae(
     run : the values of system, repeat and fold.
     """
     network = load_detector(weights, settings.network, spacing_mm, device)
-    rows: list[dict[str, Any]] = []
+    found = [tables.VERTEBRAE.frame([])]
     for case, image, views, entry in iterate_pairs([slices]):
         geometry = StraightSlice(
             Curve(entry["curve"]), image.shape[0], image.shape[1], spacing_mm, float(entry["start_mm"])
@@ -140,6 +141,6 @@ def detect_vertebrae(
             start_mm=geometry.start_mm,
         )
         scan = Grid(tuple(entry["shape"]), np.asarray(entry["affine"]))
-        measured = measure(detections, geometry, scan, score=options.score, partial_margin_mm=options.partial_margin_mm)
-        rows += [{**run, "case": case, **row} for row in measured]
-    return tables.write_table(out, tables.VERTEBRAE, rows)
+        vertebrae, _ = measured_and_named(detections, geometry, scan, options)
+        found.append(vertebrae.assign(**run, case=case))
+    return tables.write_table(out, tables.VERTEBRAE, pd.concat(found))

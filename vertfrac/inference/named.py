@@ -4,15 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from vertfrac import tables
+from vertfrac.config import DetectorInference
 from vertfrac.genant import grade
+from vertfrac.geometry.grid import Grid
 from vertfrac.geometry.keypoints import HEIGHTS
+from vertfrac.geometry.straighten import StraightSlice
+from vertfrac.inference.column import expected_pitch, name_column
+from vertfrac.inference.detect import from_above, measure, vertebrae_frame
+from vertfrac.inference.nms import Detection
 from vertfrac.level_shape import genant_level
+
+Floats = NDArray[np.float64]
 
 SACRUM = "S1"
 """The one name of a detection that says that it is no vertebra to be graded."""
+
+
+def measured_and_named(
+    detections: Sequence[Detection], geometry: StraightSlice, scan: Grid, options: DetectorInference
+) -> tuple[pd.DataFrame, Floats | None]:
+    """Detections on a slice as rows of VERTEBRAE (without system, repeat, fold and case), superior first.
+
+    They are named if they come with evidence, which is returned too, (n, levels) in the order of the rows.
+    """
+    rows = measure(detections, geometry, scan, score=options.score, partial_margin_mm=options.partial_margin_mm)
+    vertebrae = vertebrae_frame(rows)
+    found = [detection.evidence for detection in from_above(detections) if detection.evidence is not None]
+    if not found:
+        return vertebrae, None
+    evidence = np.stack(found)
+    column = name_column(evidence, expected_pitch(tables.keypoints_of(vertebrae)), **options.levels.model_dump())
+    return apply_levels(vertebrae, column.levels, column.probability.tolist(), column.doubt), evidence
 
 
 def apply_levels(

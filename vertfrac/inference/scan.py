@@ -15,8 +15,9 @@ from vertfrac.errors import ImageError, NoSpineError
 from vertfrac.geometry.context import context_along
 from vertfrac.geometry.straighten import StraightSlice
 from vertfrac.imaging import Image
-from vertfrac.inference.detect import detect, measure, names_levels, vertebrae_frame
+from vertfrac.inference.detect import detect, names_levels
 from vertfrac.inference.localize import SpineCurve, localize
+from vertfrac.inference.named import measured_and_named
 from vertfrac.inference.options import detect_options, localize_options
 from vertfrac.inference.weights import Model
 from vertfrac.report.levels import doubt_warnings
@@ -27,7 +28,10 @@ SMALLEST_EXTENT_MM = 30.0
 
 @dataclass(frozen=True, eq=False)
 class ScanResult:
-    """What a model says about one scan: the curve, the slice along it, the table of vertebrae, seconds per stage."""
+    """What a model says about one scan: the curve, the slice along it, the table of vertebrae, seconds per stage.
+
+    evidence : (n, levels), log-likelihood of every level for each row of the table; None where none is named.
+    """
 
     spine: SpineCurve
     geometry: StraightSlice
@@ -35,6 +39,7 @@ class ScanResult:
     vertebrae: pd.DataFrame
     warnings: tuple[str, ...]
     seconds: dict[str, float]
+    evidence: NDArray[np.float64] | None = None
 
 
 def analyse(image: Image, model: Model) -> ScanResult:
@@ -84,10 +89,9 @@ def analyse(image: Image, model: Model) -> ScanResult:
         raise NoSpineError(
             f"no spine found: the likeliest place, {spine.curve.length_mm:.0f} mm long, holds no vertebra"
         )
-    rows = measure(detections, geometry, image.grid, score=options.score, partial_margin_mm=options.partial_margin_mm)
-    vertebrae = vertebrae_frame(rows)
+    vertebrae, evidence = measured_and_named(detections, geometry, image.grid, options)
     clock.lap("measure")
-    return ScanResult(spine, geometry, slice_hu, vertebrae, _warnings(image, vertebrae), clock.seconds)
+    return ScanResult(spine, geometry, slice_hu, vertebrae, _warnings(image, vertebrae), clock.seconds, evidence)
 
 
 def worst(vertebrae: pd.DataFrame) -> dict[str, Any]:

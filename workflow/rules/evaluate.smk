@@ -4,6 +4,7 @@
 rule evaluate:
     input:
         annotations=rules.merge.output.annotations,
+        landmarks=rules.merge.output.landmarks,
         folds=rules.folds.output,
         predictions=per_fold(rules.detect.output[0]),
         curves=kept("curves", rules.curves.output.curves, fold=FOLDS),
@@ -31,14 +32,15 @@ rule evaluate:
         out=subpath(output.metrics, parent=True),
         code=provenance("cli.evaluate"),
     shell:
-        "vertfrac evaluate --annotations {input.annotations} --folds {input.folds} {params.predictions} {params.curves}"
-        " {params.statuses} --settings {params.settings:q} --system {wildcards.system} --repeat {wildcards.repeat}"
+        "vertfrac evaluate --annotations {input.annotations} --landmarks {input.landmarks} --folds {input.folds}"
+        " {params.predictions} {params.curves} {params.statuses} --settings {params.settings:q} --system {wildcards.system} --repeat {wildcards.repeat}"
         " --out {params.out} > {log} 2>&1"
 
 
 rule evaluate_foreign:
     input:
         annotations=rules.merge.output.annotations,
+        landmarks=rules.merge.output.landmarks,
         cases=rules.merge.output.cases,
         predictions=lambda wildcards: CONFIG.foreign[wildcards.system],
     output:
@@ -61,8 +63,8 @@ rule evaluate_foreign:
         out=subpath(output.metrics, parent=True),
         code=provenance("cli.evaluate"),
     shell:
-        "vertfrac evaluate --annotations {input.annotations} --cases {input.cases} --predictions {input.predictions:q}"
-        " --settings {params.settings:q} --system {wildcards.system} --out {params.out} > {log} 2>&1"
+        "vertfrac evaluate --annotations {input.annotations} --landmarks {input.landmarks} --cases {input.cases}"
+        " --predictions {input.predictions:q} --settings {params.settings:q} --system {wildcards.system} --out {params.out} > {log} 2>&1"
 
 
 rule experts:

@@ -98,6 +98,7 @@ rule transfer:
 rule transfer_evaluate:
     input:
         annotations=rules.transfer_merge.output.annotations,
+        landmarks=rules.transfer_merge.output.landmarks,
         cases=rules.transfer_merge.output.cases,
         predictions=expand(
             rules.transfer.output.vertebrae, shard=SHARDS, allow_missing=True
@@ -129,8 +130,8 @@ rule transfer_evaluate:
         out=subpath(output.metrics, parent=True),
         code=provenance("cli.evaluate"),
     shell:
-        "vertfrac evaluate --annotations {input.annotations} --cases {input.cases} {params.predictions} {params.curves}"
-        " {params.statuses} --settings {params.settings:q} --system {wildcards.system} --out {params.out} > {log} 2>&1"
+        "vertfrac evaluate --annotations {input.annotations} --landmarks {input.landmarks} --cases {input.cases}"
+        " {params.predictions} {params.curves} {params.statuses} --settings {params.settings:q} --system {wildcards.system} --out {params.out} > {log} 2>&1"
 
 
 use rule summary as transfer_summary with:
