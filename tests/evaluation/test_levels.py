@@ -336,6 +336,4 @@ def test_the_summary_has_a_table_of_levels_where_there_are_some(scored: Path, tm
     assert table["identification rate by vertebra, anchored"].tolist() == [1.0]
     bare = summarise(matches.assign(level=""), curves, resamples=10, seed=0)
     (levels,) = (t for t in paper_tables(bare) if t.name == "table-levels")
-    assert not levels.printed
-    assert "Names of vertebrae" not in write_tables(bare, tmp_path / "without", "heading")
-    assert (tmp_path / "without" / "table-levels.csv").is_file()
+    assert (levels.printed, len(levels.data)) == (False, 1)

@@ -109,12 +109,11 @@ def columns(pairs: pd.DataFrame) -> pd.DataFrame:
     right : no level is wrong.
     """
     named = pairs[pairs["off"].notna()]
-    named = named.assign(wrong=~named["right"], warned=~named["right"] & named["doubt"])
-    scans = named.groupby(["patient", "case", "expert", "rater", "anchored"], dropna=False, sort=True).agg(
-        count=("wrong", "size"), wrong=("wrong", "sum"), warned=("warned", "sum"), doubts=("doubt", "sum")
-    )
-    scans = scans.reset_index()
-    flagged = np.where(scans["wrong"] > 0, 2 * scans["warned"] >= scans["wrong"], scans["doubts"] > 0)
+    wrong = ~named["right"]
+    named = named.assign(count=1, wrong=wrong, warned=wrong & named["doubt"])
+    keys = ["patient", "case", "expert", "rater", "anchored"]
+    scans = named.groupby(keys, dropna=False)[["count", "wrong", "warned", "doubt"]].sum().reset_index()
+    flagged = np.where(scans["wrong"] > 0, 2 * scans["warned"] >= scans["wrong"], scans["doubt"] > 0)
     return scans.assign(
         shifted=2 * scans["wrong"] > scans["count"], right=scans["wrong"] == 0, flagged=flagged.astype(bool)
     )

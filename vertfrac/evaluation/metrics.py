@@ -411,10 +411,9 @@ def _levels(matches: pd.DataFrame) -> Iterator[Measure]:
     why = "no annotated level" if known.empty else why
     silent = why or ("" if matches["level_probability"].notna().any() else "the system gives no probability of levels")
     pairs = named_pairs(matches)
-    for subset, marked, chosen in (
-        (ALL, known, pairs),
-        (ANCHORED, known[known["anchored"].fillna(False)], pairs[pairs["anchored"].fillna(False)]),
-    ):
+    whole = known, pairs, columns(pairs)
+    anchored = [rows[rows["anchored"].fillna(False)] for rows in whole]
+    for subset, (marked, chosen, scans) in ((ALL, whole), (ANCHORED, anchored)):
         empty = "no annotated level" if subset == ALL else "no scan with an anchor and annotated levels"
         shown = {"empty": why or (empty if marked.empty else "no matched pair with an annotated level")}
         yield _measure(
@@ -423,7 +422,6 @@ def _levels(matches: pd.DataFrame) -> Iterator[Measure]:
         yield _measure(("label accuracy", "vertebra", subset), *_if_defined(why, chosen, "right"), **shown)
         off = chosen.assign(by_one=chosen["off"].abs() == 1)
         yield _measure(("shifted by one", "vertebra", subset), *_if_defined(why, off, "by_one"), **shown)
-        scans = columns(chosen)
         yield _measure(("shifted columns", "scan", subset), *_if_defined(why, scans, "shifted"), **shown)
         named = chosen[chosen["off"].notna()]
         for name, level, rows, none in (

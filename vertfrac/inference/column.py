@@ -37,6 +37,9 @@ Ints = NDArray[np.intp]
 EQUAL = 1e-9
 """Scores that differ by no more, in nats, count as equal."""
 
+SURE = 1e6
+"""More than any column can cost, in nats."""
+
 UNNAMED = -1
 """Stands for no level in arrays of levels."""
 
@@ -116,6 +119,36 @@ def name_column(
     probability[known] = marginals[known, best[known]]
     levels, other = _names(best), _names(second)
     return ColumnLevels(levels, probability, other, share, doubtful(levels, other, share, near))
+
+
+def log_likelihood(
+    log_evidence: ArrayLike,
+    pitch: ArrayLike,
+    levels: tuple[str, ...],
+    *,
+    temperature: float,
+    missing: float,
+    variant: float,
+    unnamed: float,
+    pitch_spread: float,
+    pitch_limit: float,
+) -> float:
+    """The logarithm of P(every detection has the level given for it) over all columns, what settings are fitted by.
+
+    levels : per detection, "" where nothing is known: it may have any level, or none. The others are as in
+    `name_column`, with the same errors. Returns -inf where the levels are impossible together.
+    """
+    evidence, gaps = _checked(log_evidence, pitch)
+    weights = _weights(
+        evidence, gaps, temperature=temperature, missing=missing, variant=variant, unnamed=unnamed,
+        pitch_spread=pitch_spread, pitch_limit=pitch_limit,
+    )  # fmt: skip
+    known = np.array([level != "" for level in levels], dtype=bool)
+    given = known[:, None] & (np.array(levels, dtype=object)[:, None] != np.array(NAMED, dtype=object))
+    # a reward for naming what is known, so large that columns which leave it unnamed do not count
+    rewarded = np.where(given, -np.inf, weights.named) + SURE * known[:, None]
+    right = _forward(weights._replace(named=rewarded))[1] - SURE * known.sum()
+    return right - _forward(weights)[1] if right > -SURE / 2 else -np.inf
 
 
 def doubtful(levels: tuple[str, ...], runner_up: tuple[str, ...], share: float, near: float) -> tuple[str, ...]:
@@ -270,19 +303,25 @@ def _previous(chosen: Ints, j: int, states: int) -> Ints:
     return np.where(chosen == j * states, UNNAMED, (j - 1 - before) * states + state)
 
 
-def _marginals(weights: Weights) -> Floats:
-    """P(detection is named a level) over all columns, (n, levels), by the forward-backward algorithm."""
+def _forward(weights: Weights) -> tuple[Floats, float]:
+    """Log-weights of all beginnings of columns, by the last named detection and its level, and of all columns."""
     count, levels = weights.named.shape
-    forward, backward = np.full((2, count, levels), -np.inf)
+    forward = np.full((count, levels), -np.inf)
     for j in range(count):
         ways = (forward[:j, :, None] + weights.steps[j]).reshape(-1, levels)
         forward[j] = weights.named[j] + _log_sum(np.concatenate([ways, weights.first[j][None]]))
-    backward[:] = weights.last[:, None]
+    return forward, float(_log_sum(np.append((forward + weights.last[:, None]).ravel(), weights.empty)))
+
+
+def _marginals(weights: Weights) -> Floats:
+    """P(detection is named a level) over all columns, (n, levels), by the forward-backward algorithm."""
+    count, levels = weights.named.shape
+    forward, total = _forward(weights)
+    backward = np.repeat(weights.last[:, None], levels, axis=1)
     for j in range(count - 1, 0, -1):
         onward = weights.steps[j] + (weights.named[j] + backward[j])
         backward[:j] = np.logaddexp(backward[:j], _log_sum(np.moveaxis(onward, -1, 0)))
-    total = np.append((forward + weights.last[:, None]).ravel(), weights.empty)
-    probability: Floats = np.exp(forward + backward - _log_sum(total))
+    probability: Floats = np.exp(forward + backward - total)
     return np.minimum(probability, 1.0)
 
 
