@@ -12,6 +12,7 @@ from typing import Any
 from vertfrac import tables
 from vertfrac.config import SHIPPED, Config, read_yaml, resolve
 from vertfrac.errors import ConfigError, VertfracError
+from vertfrac.evaluation.metrics import ANCHORED
 from vertfrac.evaluation.run import scores_of
 from vertfrac.files import read_json, replacing_folder, write_json
 from vertfrac.inference.card import CARD
@@ -34,6 +35,10 @@ HEADLINES: tuple[tuple[str, str, str], ...] = (
     ("sensitivity", "vertebra", "G <= 0.74"),
     ("specificity", "vertebra", "G <= 0.74"),
     ("ROC AUC", "patient", "G <= 0.74"),
+    ("identification rate", "vertebra", "all"),
+    ("identification rate", "vertebra", ANCHORED),
+    ("doubtful shifted columns", "scan", "all"),
+    ("doubtful right columns", "scan", "all"),
 )
 """Metric, level and subset of the scores that the card shows; model.json has all."""
 
