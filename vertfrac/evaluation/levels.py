@@ -82,7 +82,7 @@ def places_off(levels: pd.Series, targets: pd.Series) -> pd.Series:
     In a column without variants; the half place to or from T13 and L6 counts as a whole one.
     """
     off = levels.map(_PLACE).astype("float64") - targets.map(_PLACE).astype("float64")
-    return np.sign(off) * np.ceil(off.abs())
+    return pd.Series(np.sign(off) * np.ceil(off.abs()), index=off.index)
 
 
 def named_pairs(matches: pd.DataFrame) -> pd.DataFrame:

@@ -415,14 +415,14 @@ def _levels(matches: pd.DataFrame) -> Iterator[Measure]:
     anchored = [rows[rows["anchored"].fillna(False)] for rows in whole]
     for subset, (marked, chosen, scans) in ((ALL, whole), (ANCHORED, anchored)):
         empty = "no annotated level" if subset == ALL else "no scan with an anchor and annotated levels"
-        shown = {"empty": why or (empty if marked.empty else "no matched pair with an annotated level")}
+        unpaired = why or (empty if marked.empty else "no matched pair with an annotated level")
         yield _measure(
             ("identification rate", "vertebra", subset), *_if_defined(why, marked, "identified"), empty=why or empty
         )
-        yield _measure(("label accuracy", "vertebra", subset), *_if_defined(why, chosen, "right"), **shown)
+        yield _measure(("label accuracy", "vertebra", subset), *_if_defined(why, chosen, "right"), empty=unpaired)
         off = chosen.assign(by_one=chosen["off"].abs() == 1)
-        yield _measure(("shifted by one", "vertebra", subset), *_if_defined(why, off, "by_one"), **shown)
-        yield _measure(("shifted columns", "scan", subset), *_if_defined(why, scans, "shifted"), **shown)
+        yield _measure(("shifted by one", "vertebra", subset), *_if_defined(why, off, "by_one"), empty=unpaired)
+        yield _measure(("shifted columns", "scan", subset), *_if_defined(why, scans, "shifted"), empty=unpaired)
         named = chosen[chosen["off"].notna()]
         for name, level, rows, none in (
             ("doubtful wrong levels", "vertebra", named[~named["right"]], "no wrong level"),
@@ -431,11 +431,11 @@ def _levels(matches: pd.DataFrame) -> Iterator[Measure]:
             ("doubtful right columns", "scan", scans[scans["right"]], "no column that is right throughout"),
         ):
             flag = "doubt" if level == "vertebra" else "flagged"
-            reason = silent or (none if len(named) else shown["empty"])
+            reason = silent or (none if len(named) else unpaired)
             yield _measure((name, level, subset), *_if_defined(silent, rows, flag), empty=reason)
         sure = named[named["level_probability"].notna()]
         share, right = sure["level_probability"].astype("float64"), sure["right"].astype("float64")
-        reason = silent or (shown["empty"] if named.empty else "no level with a probability")
+        reason = silent or (unpaired if named.empty else "no level with a probability")
         yield _measure(
             ("calibration error of the level", "vertebra", subset), sure, right, y=share, statistic="calibration",
             empty=reason,

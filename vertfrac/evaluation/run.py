@@ -58,7 +58,7 @@ def evaluate(
     Raises TableError for predictions of cases that are not annotated or not held out, and for duplicate vertebrae.
     """
     marks = read_annotations(annotations)
-    anchored = anchored_cases(marks, landmarks and tables.read_table(landmarks, tables.LANDMARKS))
+    anchored = anchored_cases(marks, tables.read_table(landmarks, tables.LANDMARKS) if landmarks else None)
     parts = (
         _folds(marks, predictions, curves, statuses, tables.read_table(folds, tables.FOLDS), run["repeat"])
         if folds
