@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from vertfrac.inference.localize import localize
 from vertfrac.inference.named import measured_and_named
 from vertfrac.inference.options import detect_options, localize_options
 from vertfrac.inference.weights import load_detector, load_localizer
+from vertfrac.models.detector import Detector as DetectorModule
 
 
 def predict_curves(
@@ -126,8 +127,22 @@ def detect_vertebrae(
     run : the values of system, repeat and fold.
     """
     network = load_detector(weights, settings.network, spacing_mm, device)
-    found = [tables.VERTEBRAE.frame([])]
-    for case, image, views, entry in iterate_pairs([slices]):
+    named = name_vertebrae([slices], network, settings, options, spacing_mm=spacing_mm, device=device)
+    found = [vertebrae.assign(**run, case=case) for case, vertebrae, _ in named]
+    return tables.write_table(out, tables.VERTEBRAE, pd.concat([tables.VERTEBRAE.frame([]), *found]))
+
+
+def name_vertebrae(
+    slices: Sequence[Path],
+    network: DetectorModule,
+    settings: Detector,
+    options: DetectorInference,
+    *,
+    spacing_mm: float,
+    device: torch.device,
+) -> Iterator[tuple[str, pd.DataFrame, NDArray[np.float64] | None]]:
+    """Every case of some held-out slices with what ``measured_and_named`` says of it."""
+    for case, image, views, entry in iterate_pairs(slices):
         geometry = StraightSlice(
             Curve(entry["curve"]), image.shape[0], image.shape[1], spacing_mm, float(entry["start_mm"])
         )
@@ -141,6 +156,4 @@ def detect_vertebrae(
             start_mm=geometry.start_mm,
         )
         scan = Grid(tuple(entry["shape"]), np.asarray(entry["affine"]))
-        vertebrae, _ = measured_and_named(detections, geometry, scan, options)
-        found.append(vertebrae.assign(**run, case=case))
-    return tables.write_table(out, tables.VERTEBRAE, pd.concat(found))
+        yield case, *measured_and_named(detections, geometry, scan, options)

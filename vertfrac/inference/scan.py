@@ -28,10 +28,7 @@ SMALLEST_EXTENT_MM = 30.0
 
 @dataclass(frozen=True, eq=False)
 class ScanResult:
-    """What a model says about one scan: the curve, the slice along it, the table of vertebrae, seconds per stage.
-
-    evidence : (n, levels), log-likelihood of every level for each row of the table; None where none is named.
-    """
+    """What a model says about one scan: the curve, the slice along it, the table of vertebrae, seconds per stage."""
 
     spine: SpineCurve
     geometry: StraightSlice
@@ -39,7 +36,6 @@ class ScanResult:
     vertebrae: pd.DataFrame
     warnings: tuple[str, ...]
     seconds: dict[str, float]
-    evidence: NDArray[np.float64] | None = None
 
 
 def analyse(image: Image, model: Model) -> ScanResult:
@@ -89,9 +85,9 @@ def analyse(image: Image, model: Model) -> ScanResult:
         raise NoSpineError(
             f"no spine found: the likeliest place, {spine.curve.length_mm:.0f} mm long, holds no vertebra"
         )
-    vertebrae, evidence = measured_and_named(detections, geometry, image.grid, options)
+    vertebrae, _ = measured_and_named(detections, geometry, image.grid, options)
     clock.lap("measure")
-    return ScanResult(spine, geometry, slice_hu, vertebrae, _warnings(image, vertebrae), clock.seconds, evidence)
+    return ScanResult(spine, geometry, slice_hu, vertebrae, _warnings(image, vertebrae), clock.seconds)
 
 
 def worst(vertebrae: pd.DataFrame) -> dict[str, Any]:
