@@ -31,7 +31,7 @@ from vertfrac.inference.column import ColumnLevels, doubtful, log_likelihood, na
 
 Floats = NDArray[np.float64]
 
-FITTED = ("temperature", "missing", "variant", "unnamed", "pitch_spread", "pitch_limit")
+FITTED = ("temperature", "missing", "variant", "unnamed", "sacrum", "pitch_spread", "pitch_limit")
 """All settings but ``near``, which is no matter of likelihood; all are positive, so their logarithms are fitted."""
 REACH = np.log(20.0)
 """A setting is sought within this factor of where it starts."""
@@ -111,7 +111,7 @@ def pairs_of(answers: Sequence[tuple[Column, ColumnLevels]], near: float) -> pd.
     """Every detection with a known level as `named_pairs` has it, in doubt by ``near``."""
     rows: list[dict[str, Any]] = []
     for c, answer in answers:
-        doubt = doubtful(answer.levels, answer.runner_up, answer.runner_up_share, near)
+        doubt = doubtful(answer.second, answer.second_share, near)
         rows += [
             {
                 "patient": c.case, "case": c.case, "expert": "", "rater": "", "anchored": False, "target": i,

@@ -306,14 +306,15 @@ class DetectorLoss(Section):
 class LevelDecoding(Section):
     """How a column of vertebrae is named: prices in nats of what is not a normal column."""
 
-    temperature: Positive = Field(2.0, description="what the network's evidence is divided by, being correlated")
+    temperature: Positive = Field(4.0, description="what the network's evidence is divided by, being correlated")
     missing: NotNegative = Field(3.0, description="price of a vertebra that was not detected between two that were")
-    variant: NotNegative = Field(4.0, description="price of a numeric variant: 11 or 13 thoracic, 4 or 6 lumbar")
+    variant: NotNegative = Field(3.0, description="price of a numeric variant: 11 or 13 thoracic, 4 or 6 lumbar")
     unnamed: NotNegative = Field(8.0, description="price of a detection that is no vertebra and gets no name")
+    sacrum: NotNegative = Field(4.0, description="price of a detection that is S1, which is not graded")
     pitch_spread: Positive = Field(0.15, description="spread of the logarithm of the distance of neighbours")
     pitch_limit: NotNegative = Field(8.0, description="most that a distance which fits badly may cost")
     near: Annotated[float, Field(ge=0, le=0.5)] = Field(
-        0.1, description="share of the runner-up, of winner and runner-up, from which on a level is in doubt"
+        0.05, description="share of the second likeliest level, of both, from which on a level is in doubt"
     )
 
 

@@ -216,7 +216,7 @@ _NAMED = (
         "level_runner_up",
         STRING,
         "",
-        "its level in the runner-up naming of the column, where that one is near: the level is in doubt; else empty",
+        "the second likeliest level given the whole column, where it is near: the level is in doubt; else empty",
     ),
 )
 _EXPERT_GRADE = Column("grade", INT, "", "the expert's own Genant grade, 0 to 3; missing where none was given")

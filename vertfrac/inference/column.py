@@ -6,7 +6,8 @@ the next, and leaves the others unnamed. Its score, in nats, is the sum of
 
 - the evidence of every named detection for its level, over ``temperature``: neighbours are seen by one network in one
   context, so that their evidence is less than that of independent witnesses;
-- minus ``unnamed`` for every detection that is no vertebra;
+- minus ``unnamed`` for every detection that is no vertebra, and ``sacrum`` for one that is S1: detectors are trained on
+  what is to be graded, so that they seldom find it;
 - minus the price of every step from a named detection to the next, the cheapest way through the anatomy below:
   ``missing`` for every vertebra passed over, ``variant`` for every numeric variant, and a log-normal price, at most
   ``pitch_limit``, for a distance that does not fit the number of vertebrae passed.
@@ -56,14 +57,18 @@ class ColumnLevels(NamedTuple):
 
     levels : the most probable column, "" where unnamed. probability : (n,), that of each given level over all columns;
     NaN where unnamed. runner_up : the best of the columns that name some detection otherwise where both name it; all ""
-    if there is none. runner_up_share : P(runner-up) / (P(winner) + P(runner-up)), 0 to 0.5. doubt : per detection the
-    runner-up's level where it differs and the runner-up is near; else "".
+    if there is none. runner_up_share : P(runner-up) / (P(winner) + P(runner-up)), 0 to 0.5. second : per detection the
+    most probable other level over all columns, "" where unnamed or nothing else is possible: many columns may agree on
+    it, none of which is the runner-up. second_share : (n,), its probability over that of both levels, 0 where there is
+    none. doubt : per detection its second level where that one is near, else "".
     """
 
     levels: tuple[str, ...]
     probability: Floats
     runner_up: tuple[str, ...]
     runner_up_share: float
+    second: tuple[str, ...]
+    second_share: Floats
     doubt: tuple[str, ...]
 
 
@@ -90,6 +95,7 @@ def name_column(
     missing: float,
     variant: float,
     unnamed: float,
+    sacrum: float,
     pitch_spread: float,
     pitch_limit: float,
     near: float,
@@ -98,8 +104,8 @@ def name_column(
 
     log_evidence : (n, levels), log-probabilities; -inf rules a level out. pitch : (n - 1,), distance of neighbouring
     body centres over that of direct neighbours (1: direct, 2: one missing between); NaN where unknown. temperature : at
-    least 1 in practice. missing, variant, unnamed, pitch_limit : prices in nats. pitch_spread : standard deviation of
-    ln(pitch). near : smallest share of a runner-up that puts a level in doubt.
+    least 1 in practice. missing, variant, unnamed, sacrum, pitch_limit : prices in nats. pitch_spread : standard
+    deviation of ln(pitch). near : smallest share of a second level that puts a level in doubt.
 
     Of equally good columns (up to EQUAL at each step of the search) the one wins that, from the last detection upwards,
     first names where another does not, or has the more superior level. Raises ModelError for evidence of another shape
@@ -108,7 +114,7 @@ def name_column(
     evidence, gaps = _checked(log_evidence, pitch)
     weights = _weights(
         evidence, gaps, temperature=temperature, missing=missing, variant=variant, unnamed=unnamed,
-        pitch_spread=pitch_spread, pitch_limit=pitch_limit,
+        sacrum=sacrum, pitch_spread=pitch_spread, pitch_limit=pitch_limit,
     )  # fmt: skip
     best, score = _search(weights)
     second, second_score = _search(weights, best)
@@ -117,8 +123,9 @@ def name_column(
     known = best != UNNAMED
     probability = np.full(len(best), np.nan)
     probability[known] = marginals[known, best[known]]
-    levels, other = _names(best), _names(second)
-    return ColumnLevels(levels, probability, other, share, doubtful(levels, other, share, near))
+    nearest, nearness = _second(marginals, best)
+    doubt = doubtful(_names(nearest), nearness, near)
+    return ColumnLevels(_names(best), probability, _names(second), share, _names(nearest), nearness, doubt)
 
 
 def log_likelihood(
@@ -130,6 +137,7 @@ def log_likelihood(
     missing: float,
     variant: float,
     unnamed: float,
+    sacrum: float,
     pitch_spread: float,
     pitch_limit: float,
 ) -> float:
@@ -141,7 +149,7 @@ def log_likelihood(
     evidence, gaps = _checked(log_evidence, pitch)
     weights = _weights(
         evidence, gaps, temperature=temperature, missing=missing, variant=variant, unnamed=unnamed,
-        pitch_spread=pitch_spread, pitch_limit=pitch_limit,
+        sacrum=sacrum, pitch_spread=pitch_spread, pitch_limit=pitch_limit,
     )  # fmt: skip
     known = np.array([level != "" for level in levels], dtype=bool)
     given = known[:, None] & (np.array(levels, dtype=object)[:, None] != np.array(NAMED, dtype=object))
@@ -151,11 +159,9 @@ def log_likelihood(
     return right - _forward(weights)[1] if right > -SURE / 2 else -np.inf
 
 
-def doubtful(levels: tuple[str, ...], runner_up: tuple[str, ...], share: float, near: float) -> tuple[str, ...]:
-    """The runner-up's level of each detection that both name, but differently; else "", and wherever it is not near."""
-    if share < near:
-        return ("",) * len(levels)
-    return tuple(b if a and b and a != b else "" for a, b in zip(levels, runner_up, strict=True))
+def doubtful(second: tuple[str, ...], share: Floats, near: float) -> tuple[str, ...]:
+    """The second level of each detection where it has that share; else ""."""
+    return tuple(level if level and has >= near else "" for level, has in zip(second, share.tolist(), strict=True))
 
 
 def expected_pitch(keypoints: ArrayLike) -> Floats:
@@ -224,6 +230,7 @@ def _ways() -> tuple[NDArray[np.bool_], Floats, Floats]:
 
 
 _EXTRA, _PLACES, _VARIANTS = _ways()
+_SACRUM = np.isin(NAMED, ["S1"])
 
 
 def _weights(
@@ -234,6 +241,7 @@ def _weights(
     missing: float,
     variant: float,
     unnamed: float,
+    sacrum: float,
     pitch_spread: float,
     pitch_limit: float,
 ) -> Weights:
@@ -251,7 +259,8 @@ def _weights(
         steps.append(-(walk + misfit).min(axis=-1) - between[:, None, None])
     before = unnamed * np.arange(count, dtype=np.float64)
     first = np.where(_EXTRA, -variant, 0.0) - before[:, None]
-    return Weights(evidence / temperature, first, tuple(steps), -before[::-1], -unnamed * count)
+    named = evidence / temperature - np.where(_SACRUM, sacrum, 0.0)
+    return Weights(named, first, tuple(steps), -before[::-1], -unnamed * count)
 
 
 def _search(weights: Weights, reference: Ints | None = None) -> tuple[Ints, float]:
@@ -323,6 +332,18 @@ def _marginals(weights: Weights) -> Floats:
         backward[:j] = np.logaddexp(backward[:j], _log_sum(np.moveaxis(onward, -1, 0)))
     probability: Floats = np.exp(forward + backward - total)
     return np.minimum(probability, 1.0)
+
+
+def _second(marginals: Floats, best: Ints) -> tuple[Ints, Floats]:
+    """Of every named detection the most probable other level and its share of both; UNNAMED and 0 where none is."""
+    rows = np.arange(len(best))
+    others = marginals.copy()
+    others[rows, best] = 0.0
+    index = others.argmax(axis=1) if len(best) else best
+    first, second = marginals[rows, best], others[rows, index]
+    possible = (best != UNNAMED) & (second > 0)
+    share = np.divide(second, first + second, out=np.zeros(len(best)), where=possible)
+    return np.where(possible, index, UNNAMED), share
 
 
 def _log_sum(values: Floats) -> Floats:
