@@ -77,6 +77,9 @@ def test_it_measures_a_phantom_that_it_never_saw(index: int, model: Model, tmp_p
     assert (apart.min(axis=1) < 5).mean() >= 0.9
     assert len(points) <= len(truth) + 2
     near = apart.min(axis=1) < 5
+    named = found[found["status"] == "ok"]["level"].to_numpy()[nearest[near]]
+    right = named == np.array([v.level for v in phantom.vertebrae])[near]
+    assert right.mean() > 0.9 or (found["level_runner_up"] != "").any()  # right, or in doubt
     assert np.abs(heights(points[nearest[near]]) - heights(truth[near])).mean() < 2.0
 
 
@@ -96,7 +99,9 @@ def test_it_finds_the_vertebrae_of_a_real_chest_ct(model: Model) -> None:
         centers(np.array([whole[level] for level in wanted]))[:, None] - centers(points)[None], axis=2
     )
     assert (away.min(axis=1) < 4).all(), dict(zip(wanted, away.min(axis=1).round(1), strict=True))
-    assert len(set(away.argmin(axis=1))) == len(wanted)
+    nearest = away.argmin(axis=1)
+    assert len(set(nearest)) == len(wanted)
+    assert found[found["status"] == "ok"]["level"].to_numpy()[nearest].tolist() == wanted
 
 
 def test_predict_takes_it_by_itself(tmp_path: Path) -> None:
