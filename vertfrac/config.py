@@ -300,7 +300,9 @@ class DetectorLoss(Section):
     smallest_genant: Positive = Field(0.2, description="G is clamped to it in the weight 1/G")
     objectness_weight: Positive = Field(1.0, description="weight of the objectness; 1 as published")
     height_weight: NotNegative = Field(0.0, description="weight of the error of the heights; 0 as published")
-    level_weight: NotNegative = Field(0.2, description="weight of the levels, where the network names them")
+    level_weight: NotNegative = Field(
+        0.2, description="weight of the levels, where the network names them; 0 names none"
+    )
 
 
 class LevelDecoding(Section):

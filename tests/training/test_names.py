@@ -109,12 +109,12 @@ def test_levels_are_learned_and_unknown_ones_are_no_loss(tmp_path: Path) -> None
     for name in ("elastic_px", "elastic_length_px", "shift_px"):
         del still[name]
 
-    def trained(levels: tuple[int, ...], name: str, steps: int) -> AnchorFree:
+    def trained(levels: tuple[int, ...], name: str, steps: int, weight: float = 1.0) -> AnchorFree:
         torch.manual_seed(0)
         network = AnchorFree(widths=(4, 6), output_stride=2, radius_px=5.0, skip="add", context=SIZES)
         done = train_detector(
             network, [_write(tmp_path / name, levels=levels)], {"c"}, spacing_mm=1.0, scaling="window",
-            window_hu=(-250, 850), smallest_genant=0.2, objectness_weight=1.0, height_weight=0.0, level_weight=1.0,
+            window_hu=(-250, 850), smallest_genant=0.2, objectness_weight=1.0, height_weight=0.0, level_weight=weight,
             crop_mm=(120, 64), batch=4, settings=replace(settings, steps=steps), work=tmp_path / f"{name}-work",
             device=CPU, **still,
         )  # fmt: skip
@@ -131,3 +131,6 @@ def test_levels_are_learned_and_unknown_ones_are_no_loss(tmp_path: Path) -> None
     unknown = trained((-1, -1, -1), "unknown", 2)
     assert unknown.levels is not None
     assert unknown.levels.get_buffer("seen").tolist() == [0, 0, 0, 1]
+    unweighted = trained((0, 1, 2), "unweighted", 2, weight=0.0)
+    assert unweighted.levels is not None
+    assert not unweighted.levels.trained

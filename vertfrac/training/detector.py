@@ -46,7 +46,7 @@ def train_detector(
     bank = SliceBank(files, cases, device=device, named=network.levels is not None)
     network = on_device(network, device, torch.channels_last)
     network.learn_shape(bank.mean_offsets())
-    if network.levels is not None:
+    if network.levels is not None and level_weight > 0:  # an untrained head is to name nothing
         network.levels.learn_shares(bank.level_counts(network.levels.classes))
 
     def loss(network: nn.Module, step: int) -> tuple[Tensor, dict[str, Tensor]]:
