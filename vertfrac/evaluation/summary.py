@@ -46,7 +46,7 @@ class Measure:
 
     def text(self, value: float) -> str:
         """The value as printed: two decimals for mm, three for all else."""
-        return f"{value:.2f}" if self.unit == "mm" else f"{value:.3f}"
+        return f"{value:z.2f}" if self.unit == "mm" else f"{value:z.3f}"  # z: no -0.000
 
 
 @dataclass(frozen=True)
