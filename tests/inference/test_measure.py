@@ -180,7 +180,7 @@ def test_weak_evidence_is_in_doubt_and_s1_is_not_graded() -> None:
     either = np.where(np.isin(NAMED, ["T11", "T12"]), 4.0, 0.0)
     table, _ = measured_and_named([replace(_detection(60), evidence=either)], _geometry(), GRID, _options())
     assert {table["level"][0], table["level_runner_up"][0]} == {"T11", "T12"}
-    sacrum = replace(_detection(60), evidence=_sure_of("S1"))
+    sacrum = replace(_detection(60), evidence=_sure_of("S1", 40.0))
     table, _ = measured_and_named([sacrum], _geometry(), GRID, _options())
     assert (table["level"][0], table["status"][0]) == ("S1", "sacrum")
     assert pd.isna(table["grade"][0])

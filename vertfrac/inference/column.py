@@ -23,7 +23,7 @@ twice. Arrays are [detection, level], superior first; levels are those of ``leve
 from __future__ import annotations
 
 import itertools
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -50,6 +50,19 @@ PITCH_PER_HEIGHT = 1.14
 The middle between 1.03 (T5-T6) and 1.26 (L2-L3, C4-C5), the medians of levels in the annotations of LungCancer500
 (Zakharov et al. 2022), so that none is off by more than 11 %; benchmarks/level_pitch.py.
 """
+
+
+class Prices(TypedDict):
+    """What a column costs, in nats, but for temperature, at least 1 in practice, and pitch_spread, the standard
+    deviation of ln(pitch); see ``config.LevelDecoding``."""
+
+    temperature: float
+    missing: float
+    variant: float
+    unnamed: float
+    sacrum: float
+    pitch_spread: float
+    pitch_limit: float
 
 
 class ColumnLevels(NamedTuple):
@@ -91,31 +104,21 @@ def name_column(
     log_evidence: ArrayLike,
     pitch: ArrayLike,
     *,
-    temperature: float,
-    missing: float,
-    variant: float,
-    unnamed: float,
-    sacrum: float,
-    pitch_spread: float,
-    pitch_limit: float,
     near: float,
+    **prices: Unpack[Prices],
 ) -> ColumnLevels:
     """Name a column; exact, by dynamic programming over the last named detection and its level.
 
     log_evidence : (n, levels), log-probabilities; -inf rules a level out. pitch : (n - 1,), distance of neighbouring
-    body centres over that of direct neighbours (1: direct, 2: one missing between); NaN where unknown. temperature : at
-    least 1 in practice. missing, variant, unnamed, sacrum, pitch_limit : prices in nats. pitch_spread : standard
-    deviation of ln(pitch). near : smallest share of a second level that puts a level in doubt.
+    body centres over that of direct neighbours (1: direct, 2: one missing between); NaN where unknown. near : smallest
+    share of a second level that puts a level in doubt.
 
     Of equally good columns (up to EQUAL at each step of the search) the one wins that, from the last detection upwards,
     first names where another does not, or has the more superior level. Raises ModelError for evidence of another shape
     or with a value that is no log-probability (NaN, as of a network that diverged), GeometryError for a wrong pitch.
     """
     evidence, gaps = _checked(log_evidence, pitch)
-    weights = _weights(
-        evidence, gaps, temperature=temperature, missing=missing, variant=variant, unnamed=unnamed,
-        sacrum=sacrum, pitch_spread=pitch_spread, pitch_limit=pitch_limit,
-    )  # fmt: skip
+    weights = _weights(evidence, gaps, **prices)
     best, score = _search(weights)
     second, second_score = _search(weights, best)
     share = float(np.exp(second_score - np.logaddexp(score, second_score)))
@@ -132,14 +135,7 @@ def log_likelihood(
     log_evidence: ArrayLike,
     pitch: ArrayLike,
     levels: tuple[str, ...],
-    *,
-    temperature: float,
-    missing: float,
-    variant: float,
-    unnamed: float,
-    sacrum: float,
-    pitch_spread: float,
-    pitch_limit: float,
+    **prices: Unpack[Prices],
 ) -> float:
     """The logarithm of P(every detection has the level given for it) over all columns, what settings are fitted by.
 
@@ -147,10 +143,7 @@ def log_likelihood(
     `name_column`, with the same errors. Returns -inf where the levels are impossible together.
     """
     evidence, gaps = _checked(log_evidence, pitch)
-    weights = _weights(
-        evidence, gaps, temperature=temperature, missing=missing, variant=variant, unnamed=unnamed,
-        sacrum=sacrum, pitch_spread=pitch_spread, pitch_limit=pitch_limit,
-    )  # fmt: skip
+    weights = _weights(evidence, gaps, **prices)
     known = np.array([level != "" for level in levels], dtype=bool)
     given = known[:, None] & (np.array(levels, dtype=object)[:, None] != np.array(NAMED, dtype=object))
     # a reward for naming what is known, so large that columns which leave it unnamed do not count
