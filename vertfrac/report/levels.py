@@ -22,12 +22,12 @@ def text_of(value: Any) -> str:
 def short_name(row: Mapping[Any, Any]) -> str:
     """A row of VERTEBRAE in the least room: "T12", "T12?" in doubt, or its number where it has no level."""
     level = text_of(row["level"])
-    return f"{level}{'?' if text_of(row['level_runner_up']) else ''}" if level else str(row["vertebra"])
+    return f"{level}{'?' if text_of(row.get('level_runner_up', '')) else ''}" if level else str(row["vertebra"])
 
 
 def long_name(row: Mapping[Any, Any]) -> str:
     """A row of VERTEBRAE in a sentence: "T12", "T12 (or T11)", or "vertebra 9" where it has no level."""
-    level, other = text_of(row["level"]), text_of(row["level_runner_up"])
+    level, other = text_of(row["level"]), text_of(row.get("level_runner_up", ""))
     return f"{level} (or {other})" if level and other else level or f"vertebra {row['vertebra']}"
 
 
