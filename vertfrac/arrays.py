@@ -46,9 +46,11 @@ def iterate_arrays(paths: Sequence[Path | str]) -> Iterator[tuple[str, Array, di
         yield name, array, entry
 
 
-def iterate_pairs(paths: Sequence[Path | str]) -> Iterator[tuple[str, Array, Array | None, dict[str, Any]]]:
-    """The same with the array that ``beside`` names, None where there is none."""
-    yield from _iterate(paths, _BESIDE)
+def iterate_pairs(
+    paths: Sequence[Path | str], *, paired: bool = True
+) -> Iterator[tuple[str, Array, Array | None, dict[str, Any]]]:
+    """The same with the array that ``beside`` names, None where there is none or, unless ``paired``, none is wanted."""
+    yield from _iterate(paths, _BESIDE if paired else "")
 
 
 def beside(name: str) -> str:

@@ -87,6 +87,7 @@ def test_every_level_is_parsed_and_lies_below_the_one_before() -> None:
     assert [parse_level(level) for level in LEVELS] == list(LEVELS)
     assert (np.diff([place(level) for level in LEVELS if level not in ("T13", "L6")]) == 1).all()
     assert place("T12") < place("T13") < place("L1")
+    assert place("L5") < place("L6") < place("S1") == place("L5") + 1
     assert [parse_level(text) for text in ("S1", "C8", "T14", "L0", "", "7")] == [None] * 6
 
 

@@ -49,7 +49,7 @@ def parse_level(text: str) -> str | None:
 
 
 def place(level: str) -> float:
-    """Where a level is in a column without variants: C1 is 1, T1 8, L1 20; T13 lies between T12 and L1."""
-    if level == "T13":
-        return 19.5
-    return {"C": 0, "T": 7, "L": 19}[level[0]] + float(level[1:])
+    """Where a level is in a column without variants: C1 is 1, T1 8, L1 20, S1 25; T13 and L6 lie between neighbours."""
+    if level in ("T13", "L6"):
+        return {"T13": 19.5, "L6": 24.5}[level]
+    return {"C": 0, "T": 7, "L": 19, "S": 24}[level[0]] + float(level[1:])

@@ -31,11 +31,7 @@ REGIONS: dict[str, tuple[str, ...]] = {
 }
 """Levels that are alike, superior first."""
 
-_PLACE: dict[str, float] = {level: place(level) for level in NAMED if level not in ("L6", "S1")} | {
-    "L6": 24.5,
-    "S1": 25,
-}
-"""Where a level is in a column without variants; T13 and L6 lie between their neighbours."""
+_PLACE: dict[str, float] = {level: place(level) for level in NAMED}
 
 
 def read_level(text: str, where: str, error: type[VertfracError]) -> str:

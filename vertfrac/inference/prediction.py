@@ -44,8 +44,8 @@ class Vertebra:
     number : running number from the superior end, from 1.
     level : anatomical level such as L1; None while unknown.
     level_probability : of that level, given the whole column; None without one.
-    level_runner_up : its level in the second likeliest naming of the column, where that one is near, so that the level
-        is in doubt; else None.
+    level_runner_up : the second likeliest level, given the whole column, where it is near, so that the level is in
+        doubt; else None.
     status : "ok"; "partial": reaches the edge of the scan; "low_score": seen with too little certainty;
         "sacrum": named S1, which is not graded; "not_measured": found, but its keypoints make no vertebra.
     score : objectness of the detection, 0 to 1.

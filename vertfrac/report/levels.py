@@ -1,6 +1,6 @@
 """How levels and doubts about them are worded, the same in every output.
 
-A level is in doubt where ``level_runner_up`` names another one: its level in the second likeliest naming of the column.
+A level is in doubt where ``level_runner_up`` names another one: the second likeliest, given the whole column.
 """
 
 from __future__ import annotations
@@ -20,14 +20,17 @@ def text_of(value: Any) -> str:
 
 
 def short_name(row: Mapping[Any, Any]) -> str:
-    """A row of VERTEBRAE in the least room: "T12", "T12?" in doubt, or its number where it has no level."""
+    """A row in the least room: "T12", "T12?" in doubt, or its number where it has no level.
+
+    row : of VERTEBRAE, or of MASK_VERTEBRAE, whose levels know no doubt.
+    """
     level = text_of(row["level"])
     return f"{level}{'?' if text_of(row.get('level_runner_up', '')) else ''}" if level else str(row["vertebra"])
 
 
 def long_name(row: Mapping[Any, Any]) -> str:
     """A row of VERTEBRAE in a sentence: "T12", "T12 (or T11)", or "vertebra 9" where it has no level."""
-    level, other = text_of(row["level"]), text_of(row.get("level_runner_up", ""))
+    level, other = text_of(row["level"]), text_of(row["level_runner_up"])
     return f"{level} (or {other})" if level and other else level or f"vertebra {row['vertebra']}"
 
 
@@ -71,12 +74,8 @@ def doubt_meaning(levels: Sequence[str], others: Sequence[str]) -> str:
     levels, others : (n,) names, "" for none.
     """
     pairs = [(a, b) for a, b in zip(levels, others, strict=True) if a and b]
-    by_one = all(abs(_place(a) - _place(b)) <= 1 for a, b in pairs)
+    by_one = all(abs(place(a) - place(b)) <= 1 for a, b in pairs)
     return "levels may be shifted by one" if by_one else "levels are in doubt"
-
-
-def _place(level: str) -> float:
-    return place("L6") if level == "S1" else place(level)
 
 
 def _span(levels: list[str]) -> str:

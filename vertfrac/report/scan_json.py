@@ -63,7 +63,7 @@ class VertebraLine(_Part):
         description="probability of that level given the whole column; null without one"
     )
     level_runner_up: str | None = Field(
-        description="its level in the second likeliest naming of the column, where that one is near: the level is in "
+        description="the second likeliest level, given the whole column, where it is near: the level is in "
         "doubt; else null"
     )
     status: Literal["ok", "partial", "low_score", "sacrum", "not_measured"] = Field(

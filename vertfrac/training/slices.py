@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vertfrac.arrays import iterate_arrays, iterate_pairs
+from vertfrac.arrays import iterate_pairs
 from vertfrac.errors import CohortError
 from vertfrac.models.intensity import scale_context
 from vertfrac.training.context import vary_context
@@ -51,7 +51,7 @@ class SliceBank:
 
     def __init__(self, files: Sequence[Path], cases: set[str], *, device: torch.device, named: bool = False) -> None:
         arrays, keypoints, contexts, entries = [], [], [], []
-        for name, array, context, entry in iterate_pairs(files) if named else _unpaired(files):
+        for name, array, context, entry in iterate_pairs(files, paired=named):
             if entry["case"] in cases:
                 arrays.append(torch.from_numpy(array))
                 keypoints.append(torch.tensor(entry["keypoints"], dtype=torch.float32))
@@ -157,10 +157,6 @@ class SliceBank:
             context = vary_context(scale_context(views), generator, shown, coronal=coronal, intensity=intensity)
             names = Names(centroid, levels, rows, context)
         return Samples(hu, points[:, : self.keypoints.shape[1]], names)
-
-
-def _unpaired(files: Sequence[Path]) -> Iterator[tuple[str, Any, None, dict[str, Any]]]:
-    return ((name, array, None, entry) for name, array, entry in iterate_arrays(files))
 
 
 def _names(
