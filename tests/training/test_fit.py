@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from vertfrac.errors import ModelError
 from vertfrac.models.device import pick_device
-from vertfrac.training.fit import FitSettings, alone, fit, learning_rate_factor
+from vertfrac.training.fit import FitSettings, Stage, alone, fit, learning_rate_factor
 
 CPU = torch.device("cpu")
 SETTINGS = FitSettings(
@@ -170,6 +170,23 @@ def test_a_run_killed_before_its_weights_were_saved_ends_the_same_when_called_ag
     settings = replace(SETTINGS, steps=8, average_decay=decay)  # the last step is one of a checkpoint
     first, again = _run(tmp_path, settings), _run(tmp_path, settings)
     assert all(torch.equal(first[name], value) for name, value in again.items())
+
+
+def test_samples_are_made_in_full_precision_and_networks_run_in_half() -> None:
+    """As with bfloat16 on a GPU, where places in a crop would be off by half a pixel."""
+    seen: list[torch.dtype] = []
+
+    def product(x: Tensor) -> Tensor:
+        seen.append((x @ x).dtype)
+        return x
+
+    def loss(network: nn.Module, sample: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        return product(sample).sum(), {}
+
+    stage = Stage(_network(), lambda step: product(torch.eye(2) + step), loss, SETTINGS)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        stage.training_step(torch.zeros(1), 0)
+    assert seen == [torch.float32, torch.bfloat16]
 
 
 def test_every_step_is_trained_once(tmp_path: Path) -> None:

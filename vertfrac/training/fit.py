@@ -71,7 +71,9 @@ class Stage(lightning.LightningModule, Generic[Sample]):
 
     def training_step(self, batch: Tensor, batch_index: int) -> Tensor:
         """One step; ``batch`` is a placeholder, the step number decides what is seen."""
-        loss, parts = self._loss(self.network, self._sample(self.global_step))
+        with torch.autocast(self.device.type, enabled=False):  # bfloat16 is for networks: it holds 3 digits of a place
+            sample = self._sample(self.global_step)
+        loss, parts = self._loss(self.network, sample)
         self.log("loss", loss.detach(), prog_bar=True)
         self.log_dict({name: value.detach() for name, value in parts.items()}, prog_bar=True)
         return loss
