@@ -5,9 +5,9 @@
 
 A model is one localizer and one detector of config/pretrain.yaml, trained for few steps on phantoms of full difficulty
 without the ingredient; "nothing" leaves out none. Weights are averaged over as large a part of the steps as there, and
-vertebrae are not named, which so few steps do not teach. All are scored on the same phantoms with all ingredients, on SCAN
-against its label map MASK, and on the scans of --other against what the shipped model finds there. Trainings run side
-by side, one thread each, and each adds its row to --out: a call that was stopped goes on with what is missing.
+vertebrae are not named, which so few steps do not teach. All are scored on the same phantoms with all ingredients, on
+SCAN against its label map MASK, and on the scans of --other against what the shipped model finds there. Trainings run
+side by side, one thread each, and each adds its row to --out: a call that was stopped goes on with what is missing.
 """
 
 from __future__ import annotations
