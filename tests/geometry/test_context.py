@@ -79,3 +79,10 @@ def test_left_and_right_mirror_the_coronal_view_alone() -> None:
 def test_values_beyond_the_range_are_clipped() -> None:
     high = context_along(np.full(SHAPE, 3071, dtype=np.int16), GRID, STRAIGHT).views
     assert (high[:, 25:45, 20:28] == 255).all()
+
+
+def test_the_value_of_padding_beside_the_patient_changes_nothing() -> None:
+    patient = _with_blob(0.0, -20.0, 150.0)
+    beside = np.hypot(*(np.ogrid[: SHAPE[0], : SHAPE[1]][axis] - MIDDLE / SPACING for axis in (0, 1))) > 12
+    air, padding = (context_along(np.where(beside[..., None], hu, patient), GRID, STRAIGHT) for hu in (-1024, -3024))
+    assert np.array_equal(air.views, padding.views)

@@ -283,3 +283,13 @@ def test_only_the_box_around_the_points_is_read() -> None:
     sample(volume, Grid((50, 60, 70), np.eye(4)), [[20.0, 30.0, 40.0], [22.0, 30.5, 41.0]], outside=0.0)
     assert Watched.reads
     assert max(np.prod([s.stop - s.start for s in key]) for key in Watched.reads) < 200
+
+
+def test_padding_and_metal_are_clipped_before_they_bleed() -> None:
+    grid = Grid((4, 4, 4), np.eye(4))
+    volume = np.full(grid.shape, 100, dtype=np.int16)
+    volume[2:] = -3024
+    volume[:, 3] = 30000
+    between = [[1.25, 1.0, 1.0], [1.0, 2.5, 1.0]]
+    values = sample(volume, grid, between, outside=0.0, limits=(-1024, 3071))
+    np.testing.assert_allclose(values, [0.75 * 100 - 0.25 * 1024, 0.5 * 100 + 0.5 * 3071])

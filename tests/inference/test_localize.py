@@ -166,3 +166,13 @@ def test_vague_slices_bend_the_smoothed_curve_less() -> None:
         for w in ("precision", "equal")
     ]
     assert distances[0] < 0.2 * distances[1]
+
+
+def test_a_scan_tilted_in_the_room_gives_the_same_smoothed_curve_tilted() -> None:
+    z = np.arange(24.0)
+    bent = np.column_stack([14 + 4 * np.sin(z / 2), 12 + 3 * np.cos(z / 3)])
+    upright, oblique = Grid((26, 30, 24), np.diag([2.0, 3.0, 5.0, 1.0])), _oblique()
+    expected, found = (_localize(_says(bent), grid, smooth_mm=30.0).curve for grid in (upright, oblique))
+    tilted = oblique.to_world(upright.to_index(expected.points_world))
+    assert found.points_world.shape == tilted.shape
+    assert np.abs(found.points_world - tilted).max() < 0.02

@@ -43,8 +43,8 @@ def cached_volume(image: Image, spacing_mm: tuple[float, float, float]) -> tuple
 
 def straight_image(image: Image, geometry: StraightSlice) -> NDArray[np.int16]:
     """The straightened slice of an image: HU as (row, column), air outside the scan."""
-    values = sample(image.hu, image.grid, geometry.pixels_world(), outside=AIR_HU)
-    return np.rint(np.clip(values, *HU_RANGE)).astype(np.int16)
+    values = sample(image.hu, image.grid, geometry.pixels_world(), outside=AIR_HU, limits=HU_RANGE)
+    return np.rint(values).astype(np.int16)
 
 
 def cache_volumes(cases: Path, out: Path, *, spacing_mm: tuple[float, float, float]) -> int:

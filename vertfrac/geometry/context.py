@@ -33,7 +33,7 @@ SAGITTAL = 2 * (len(SAGITTAL_SLABS_MM) - 1)
 COLUMNS = round(WIDTH_MM / STEP_MM)
 
 LOWEST_HU, HU_STEP = -1000.0, 10.0
-AIR_HU = -1024.0
+AIR_HU, HIGHEST_HU = -1024.0, 3071.0
 _CHUNK = 16
 _SMOOTHER = np.array([0.25, 0.5, 0.25])
 
@@ -69,7 +69,7 @@ def _straight_box(hu: NDArray[np.generic], grid: Grid, geometry: StraightSlice) 
         rows = np.arange(first, min(first + _CHUNK, geometry.rows))
         center, _, posterior, lateral = geometry.curve.frames(geometry.start_mm + rows * geometry.spacing_mm)
         plane = posterior[:, None, None] * offsets[:, None] + lateral[:, None, None] * offsets
-        parts.append(sample(hu, grid, center[:, None, None] + plane, outside=AIR_HU))
+        parts.append(sample(hu, grid, center[:, None, None] + plane, outside=AIR_HU, limits=(AIR_HU, HIGHEST_HU)))
     box = np.concatenate(parts)
     for axis in range(3):
         box = correlate1d(box, _SMOOTHER, axis=axis, mode="nearest")

@@ -64,10 +64,10 @@ def localize(
         )
     first, last = int(keep[0]), int(keep[-1])
     planes = np.arange(first, last + 1)
-    index = np.column_stack([positions[planes, 1], positions[planes, 0], planes])
-    points = grid.to_world(index)
-    order = np.argsort(-points[:, 2], kind="stable")
-    points = smoothed(points[order], smooth_mm, trust[planes][order])
+    index = np.column_stack([positions[planes, 1], positions[planes, 0], planes])[::-1]
+    # along the scan's own axes, so that a scan whose planes are tilted in the room gives the same curve, tilted
+    points = grid.to_world(smoothed(index * grid.spacing_mm, smooth_mm, trust[planes][::-1]) / grid.spacing_mm)
+    points = points[np.argsort(-points[:, 2], kind="stable")]
     reach = 0.5 * float(grid.spacing_mm[2])  # the outermost slices' own half thickness
     curve = Curve(points).evenly(1.0, extend_mm=reach + extend_mm)
     at = grid.to_index(curve.points_world)[:, 2]
