@@ -233,7 +233,7 @@ def _headers(files: Iterable[Path]) -> Iterator[tuple[Path, Dataset | None]]:
 
 
 def _series_label(slices: list[_Slice]) -> str:
-    """Its number and size alone: a description is free text, in which names of patients occur, and a UID names the study."""
+    """Number and size alone: a description is free text, where names of patients occur, and a UID names the study."""
     number = slices[0].header.get("SeriesNumber")
     return f"{'without number' if number is None else f'number {number}'} ({len(slices)} slices)"
 
