@@ -91,6 +91,14 @@ def write_table(path: Path | str, schema: Schema, rows: Iterable[dict[str, Any]]
     return data
 
 
+def is_table(path: Path | str, schema: Schema) -> bool:
+    """Whether a file is one that `write_table` wrote by the schema, or by an earlier version of it."""
+    try:
+        return (pq.read_schema(path).metadata or {}).get(b"vertfrac_table") == schema.name.encode()
+    except (OSError, pa.ArrowException):
+        return False
+
+
 def write_csv(path: Path | str, data: pd.DataFrame) -> None:
     """Write a data frame as CSV with four decimals, atomically.
 

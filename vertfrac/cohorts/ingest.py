@@ -17,6 +17,7 @@ from vertfrac import tables
 from vertfrac.cohorts.checks import Finding, check_case
 from vertfrac.cohorts.sources import Scan
 from vertfrac.errors import AnnotationError, CohortError, ExcludedError, GeometryError, VertfracError
+from vertfrac.files import clear_unfinished
 from vertfrac.genant import genant_index
 from vertfrac.geometry.keypoints import heights
 from vertfrac.geometry.spine import annotated_spine
@@ -30,6 +31,7 @@ def ingest(scans: Sequence[Scan], out: Path) -> pd.DataFrame:
     ``out/landmarks.parquet``.
     """
     out.mkdir(parents=True, exist_ok=True)
+    clear_unfinished(out)
     rows, kept, landmarks = [], [tables.ANNOTATIONS.frame([])], [tables.LANDMARKS.frame([])]
     for scan in scans:
         row, annotations = _ingest_case(scan, out)

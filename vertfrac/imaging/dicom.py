@@ -31,7 +31,6 @@ _HEADER_TAGS = [
     "ImageType",
     "SeriesInstanceUID",
     "SeriesNumber",
-    "SeriesDescription",
     "FrameOfReferenceUID",
     "Rows",
     "Columns",
@@ -213,8 +212,8 @@ def _chosen_series(folder: Path) -> tuple[list[_Slice], list[str]]:
 
     uids = sorted(series, key=lambda uid: (-len(series[uid]), uid))
     if len(uids) > 1:
-        rest = "; ".join(_series_label(uid, series[uid]) for uid in uids[1:])
-        warnings.append(f"{len(uids)} CT series, read {_series_label(uids[0], series[uids[0]])}; left out: {rest}")
+        rest = "; ".join(_series_label(series[uid]) for uid in uids[1:])
+        warnings.append(f"{len(uids)} CT series, read {_series_label(series[uids[0]])}; left out: {rest}")
     return series[uids[0]], warnings
 
 
@@ -234,10 +233,10 @@ def _headers(files: Iterable[Path]) -> Iterator[tuple[Path, Dataset | None]]:
             yield file, header
 
 
-def _series_label(uid: str, slices: list[_Slice]) -> str:
-    header = slices[0].header
-    words = f"{header.get('SeriesNumber') or ''} {header.get('SeriesDescription') or ''}"
-    return f"{' '.join(words.split()) or 'unnamed'} ({len(slices)} slices, {uid})"
+def _series_label(slices: list[_Slice]) -> str:
+    """Number and size alone: a description is free text, where names of patients occur, and a UID names the study."""
+    number = slices[0].header.get("SeriesNumber")
+    return f"{'without number' if number is None else f'number {number}'} ({len(slices)} slices)"
 
 
 def _check_attributes(folder: Path, slices: list[_Slice]) -> None:

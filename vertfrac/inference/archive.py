@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 from vertfrac import tables
 from vertfrac.cohorts.archive import part_name
 from vertfrac.errors import CohortError, TableError
-from vertfrac.files import replacing
+from vertfrac.files import clear_unfinished, replacing
 from vertfrac.genant import GRADES
 from vertfrac.imaging.messages import one_line
 from vertfrac.inference.card import model_digest
@@ -69,6 +69,8 @@ def measure_shard(
     scans, vertebrae = (out / dataset / f"{name}.parquet" for dataset in ("scans", "vertebrae"))
     journal = out / "journals" / f"{name}.jsonl"
     with _alone(journal.with_suffix(".lock")):
+        for place in (scans.parent, vertebrae.parent, out / "folders" / name):
+            clear_unfinished(place)
         by = computed_by(model)
         wanted = [_wanted(case, source, by) for case, source in _of_shard(listing, number)]
         before = _records(tables.read_table(scans, tables.ARCHIVE_SCANS)) if scans.exists() else []
@@ -169,6 +171,8 @@ def _measure(wanted: Row, model: Model, folders: Path | None, warn: Callable[[st
         try:
             outcome = predict_scan(case, Path(source), model, folder)
             row, vertebrae = outcome.row, _records(tables.VERTEBRAE.frame(outcome.vertebrae))
+        except OSError:  # the disk takes no more: not the scan's fault, and the same for all others
+            raise
         except Exception as error:  # a defect that one scan brings out must not cost the others of the shard
             warn(traceback.format_exc())
             row = {"status": "failed", "reason": f"{type(error).__name__}: {one_line(error)}"}

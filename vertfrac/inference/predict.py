@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import time
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -14,8 +18,8 @@ import pandas as pd
 import torch
 
 from vertfrac import __version__, tables
-from vertfrac.errors import ImageError, VertfracError
-from vertfrac.files import replacing_folder, write_json
+from vertfrac.errors import ConfigError, ImageError, VertfracError
+from vertfrac.files import alone, clear_unfinished, replacing_folder, write_json
 from vertfrac.imaging import Image, case_name, is_nifti, read_image
 from vertfrac.imaging.dicom_source import DicomSource, read_source
 from vertfrac.imaging.messages import one_line, printable
@@ -33,8 +37,11 @@ from vertfrac.report.style import pixels
 from vertfrac.report.views import FILE as VIEWS
 from vertfrac.report.views import write_views
 
+LOCK = ".lock"
 RESERVED = ("scans.parquet", "scans.csv", "vertebrae.parquet", "vertebrae.csv", "report.html")
-"""Files in the folder of results: no scan's own folder may be called so."""
+"""Files in the folder of results: no scan's own folder may be called so. The first says that the others are ours."""
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""What keeps every further scan from being written, not the one at work alone."""
 
 
 class Outcome(NamedTuple):
@@ -76,32 +83,56 @@ def predict_scans(
 
     A scan that fails keeps its row in ``out/scans.parquet`` and ``out/scans.csv``, and its line in ``out/report.html``,
     with status and reason; the vertebrae of all scans are in ``out/vertebrae.parquet`` and ``out/vertebrae.csv``.
+    The tables and the page of an earlier call are removed before the first scan, since a call that is stopped may have
+    replaced some of the folders that they tell of. A defect of vertfrac that one scan brings out is that scan's reason.
     tell : receives one line per scan. dicom : write DICOM objects of each scan too. Raises ModelError if the model
-    folder is unusable, ImageError if DICOM objects of a NIfTI file are wanted.
+    folder is unusable, ImageError if DICOM objects of a NIfTI file are wanted, ConfigError if ``out`` holds a table or
+    a page that is not ours or another process works there, OSError if the disk is full or cannot be written.
     """
     if dicom and (others := [path for path in scans if is_nifti(path)]):
         raise ImageError(f"{others[0]}: a NIfTI file, expected a folder with a DICOM series: --dicom needs its study")
     trained = load_model(model, device)
-    out.mkdir(parents=True, exist_ok=True)
     names = _distinct([case_name(path) for path in scans])
     rows: list[dict[str, Any]] = []
     vertebrae = [tables.VERTEBRAE.frame([])]
-    for case, path in zip(names, scans, strict=True):
-        if watcher is not None:
-            watcher.begin(case)
-        outcome = predict_scan(case, path, trained, out / case, dicom=dicom)
-        if watcher is not None:
-            watcher.done(outcome)
-        if tell is not None:
-            tell(as_line(outcome.row))
-        rows.append(outcome.row)
-        vertebrae.append(outcome.vertebrae)
-    written = tables.write_table(out / "scans.parquet", tables.SCAN_RESULTS, rows)
-    tables.write_csv(out / "scans.csv", written)
-    written = tables.write_table(out / "vertebrae.parquet", tables.VERTEBRAE, pd.concat(vertebrae))
-    tables.write_csv(out / "vertebrae.csv", written.drop(columns=["repeat", "fold"]))
-    write_report(out)
+    with _results_in(out):
+        for case, path in zip(names, scans, strict=True):
+            if watcher is not None:
+                watcher.begin(case)
+            outcome = _predict_whatever_happens(case, path, trained, out / case, dicom=dicom)
+            if watcher is not None:
+                watcher.done(outcome)
+            if tell is not None:
+                tell(as_line(outcome.row))
+            rows.append(outcome.row)
+            vertebrae.append(outcome.vertebrae)
+        written = tables.write_table(out / "scans.parquet", tables.SCAN_RESULTS, rows)
+        tables.write_csv(out / "scans.csv", written)
+        written = tables.write_table(out / "vertebrae.parquet", tables.VERTEBRAE, pd.concat(vertebrae))
+        tables.write_csv(out / "vertebrae.csv", written.drop(columns=["repeat", "fold"]))
+        write_report(out)
     return all(row["status"] == "ok" for row in rows)
+
+
+@contextmanager
+def _results_in(out: Path) -> Iterator[None]:
+    """A folder of results for this call alone, without tables and without what a killed call has left half-written.
+
+    Raises ConfigError if there is a file of RESERVED that is not ours, or another process at work.
+    """
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out}: a file, expected a folder for the results")
+    out.mkdir(parents=True, exist_ok=True)
+    with alone(out / LOCK):
+        there = [out / name for name in reversed(RESERVED) if os.path.lexists(out / name)]
+        if there and not tables.is_table(out / RESERVED[0], tables.SCAN_RESULTS):
+            raise ConfigError(
+                f"{there[0]}: exists without {RESERVED[0]} of vertfrac, expected a new folder or an earlier result"
+            )
+        clear_unfinished(out)
+        for path in there:  # the table by which they are known as ours comes last
+            path.unlink()
+        yield
 
 
 def as_line(row: dict[str, Any]) -> str:
@@ -111,7 +142,7 @@ def as_line(row: dict[str, Any]) -> str:
 
 def _distinct(names: Sequence[str]) -> list[str]:
     """Names made unique by a running number, so that two scans of one name never share a folder."""
-    taken = set(RESERVED)
+    taken = {*RESERVED, LOCK}
     result = []
     for name in names:
         unique, number = name, 2
@@ -123,7 +154,7 @@ def _distinct(names: Sequence[str]) -> list[str]:
 
 
 def predict_scan(case: str, path: Path, model: Model, folder: Path | None, *, dicom: bool = False) -> Outcome:
-    """Measure one scan. A failure is told in the row, not raised.
+    """Measure one scan. A failure is told in the row, not raised, but for a defect and for a disk that takes no more.
 
     folder : where the scan's own tables, its card and its overlay go; None writes nothing. dicom : write DICOM objects
     there too, for which the scan must be a DICOM series.
@@ -152,11 +183,45 @@ def predict_scan(case: str, path: Path, model: Model, folder: Path | None, *, di
         warnings = result.warnings
         written = {} if folder is None else {"write": round(time.perf_counter() - writing, 4)}
         seconds = {"read": round(reading, 4), **result.seconds, **written}
-    except (VertfracError, OSError) as error:
-        reason = one_line(error)
+    except Exception as error:
+        if (reason := _reason(error, path)) is None:
+            raise
         row = {"status": "failed", "reason": reason, "sentence": failure_sentence(reason, source)}
     row = {"case": case, "source": source, **row, "seconds": time.perf_counter() - start}
     return Outcome(row, vertebrae, warnings, seconds, folder if row["status"] == "ok" else None)
+
+
+def _reason(error: Exception, path: Path) -> str | None:
+    """Why a scan failed; None for a disk that takes no more, which no other scan outlives, and for a defect."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        return f"{printable(path)}: the scan needs more memory than there is ({one_line(error)})"
+    told = isinstance(error, VertfracError) or (isinstance(error, OSError) and error.errno not in _NO_ROOM)
+    return one_line(error) if told else None
+
+
+def _predict_whatever_happens(case: str, path: Path, model: Model, folder: Path, *, dicom: bool) -> Outcome:
+    """`predict_scan`, where a defect of vertfrac that one scan brings out costs no other scan."""
+    start = time.perf_counter()
+    try:
+        return predict_scan(case, path, model, folder, dicom=dicom)
+    except OSError:
+        raise
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [frame for frame in frames if Path(__file__).parents[1] in Path(frame.filename).parents][-1]
+        where = f"{Path(own.filename).name}, line {own.lineno}"
+        reason = f"{printable(path)}: a defect of vertfrac, {type(error).__name__}: {one_line(error)} ({where})"
+    source = printable(path)
+    sentence, seconds = failure_sentence(reason, source), time.perf_counter() - start
+    row = {
+        "case": case,
+        "source": source,
+        "status": "failed",
+        "reason": reason,
+        "sentence": sentence,
+        "seconds": seconds,
+    }
+    return Outcome(row, tables.VERTEBRAE.frame([]), (), {}, None)
 
 
 def write_folder(

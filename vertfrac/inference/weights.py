@@ -36,15 +36,23 @@ CONTEXT = {"coronal": CORONAL, "sagittal": SAGITTAL, "columns": COLUMNS, "classe
 
 
 def save_weights(path: Path, network: nn.Module, *, kind: str, settings: Mapping[str, Any]) -> None:
-    """Write a network's weights and the settings that rebuild it, atomically."""
-    from safetensors.torch import save_file
+    """Write a network's weights and the settings that rebuild it, atomically; the same weights as the same bytes."""
+    from safetensors.torch import save
 
+    tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    metadata = {"kind": kind, "format": str(FORMAT), "settings": json.dumps(dict(settings), sort_keys=True)}
     with replacing(path) as temporary:
-        save_file(
-            {name: tensor.contiguous() for name, tensor in network.state_dict().items()},
-            str(temporary),
-            metadata={"kind": kind, "format": str(FORMAT), "settings": json.dumps(dict(settings), sort_keys=True)},
-        )
+        temporary.write_bytes(_in_order(save(tensors, metadata)))
+
+
+def _in_order(content: bytes) -> bytes:
+    """A file of safetensors with the keys of its metadata sorted, which are in another order each time."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text = text.ljust(-len(text) // 8 * -8)  # tensors begin at a multiple of 8 bytes
+    return len(text).to_bytes(8, "little") + text + content[end:]
 
 
 def _load_weights(path: Path, network: nn.Module, kind: str) -> None:

@@ -6,7 +6,6 @@ import csv
 import dataclasses
 import gzip
 import io
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -42,6 +41,7 @@ from vertfrac.cohorts.phantom.vertebra import (
     verse_label,
 )
 from vertfrac.errors import ConfigError
+from vertfrac.files import clear_unfinished, replacing
 from vertfrac.genant import genant_index
 from vertfrac.geometry.keypoints import KEYPOINT_COLUMNS, heights
 
@@ -371,22 +371,13 @@ def make_phantom(
     return phantom.stored_as((codes[0], codes[1], codes[2]))
 
 
-def _replace_file(path: Path, content: bytes) -> None:
-    """Write bytes under a temporary name in the same folder, then rename."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
     writer.writerows(rows)
-    _replace_file(path, text.getvalue().encode())
+    with replacing(path) as temporary:
+        temporary.write_bytes(text.getvalue().encode())
 
 
 def write_image(phantom: Phantom, path: Path) -> None:
@@ -405,7 +396,8 @@ def _write_array(values: NDArray[Any], affine: Floats, path: Path) -> None:
     packed = io.BytesIO()
     with gzip.GzipFile(filename="", fileobj=packed, mode="wb", compresslevel=1, mtime=0) as stream:
         stream.write(image.to_bytes())
-    _replace_file(path, packed.getvalue())
+    with replacing(path) as temporary:
+        temporary.write_bytes(packed.getvalue())
 
 
 class Made(TypedDict, total=False):
@@ -451,6 +443,8 @@ def write_phantoms(out: Path, *, labels: bool = False, **made: Unpack[Made]) -> 
     phantoms = make_phantoms(labels=labels, **made)
     folder = Path(out) / "images"
     folder.mkdir(parents=True, exist_ok=True)
+    for place in (Path(out), folder, Path(out) / "labels", Path(out) / "subregions"):
+        clear_unfinished(place)
     annotations: list[list[object]] = []
     landmarks: list[list[object]] = []
     table: list[list[object]] = []
