@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vertfrac.errors import ImageError
-from vertfrac.imaging.messages import one_line
+from vertfrac.imaging.messages import one_line, printable
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -236,7 +236,7 @@ def _headers(files: Iterable[Path]) -> Iterator[tuple[Path, Dataset | None]]:
 def _series_label(uid: str, slices: list[_Slice]) -> str:
     header = slices[0].header
     words = f"{header.get('SeriesNumber') or ''} {header.get('SeriesDescription') or ''}"
-    return f"{' '.join(words.split()) or 'unnamed'} ({len(slices)} slices, {uid})"
+    return printable(f"{' '.join(words.split())[:80] or 'unnamed'} ({len(slices)} slices, {uid[:64]})")
 
 
 def _check_attributes(folder: Path, slices: list[_Slice]) -> None:

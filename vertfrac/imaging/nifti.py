@@ -59,6 +59,7 @@ def _named(source: str) -> Iterator[None]:
     """What goes wrong while a source is read, as an ImageError of one line that names it."""
     from nibabel.filebasedimages import ImageFileError
     from nibabel.spatialimages import HeaderDataError
+    from nibabel.wrapstruct import WrapStructError
 
     try:
         yield
@@ -68,7 +69,7 @@ def _named(source: str) -> Iterator[None]:
         raise ImageError(f"{source}: not gzip data or damaged ({one_line(error)}), {_EXPECTED}") from error
     except (EOFError, zlib.error) as error:
         raise ImageError(f"{source}: truncated or damaged gzip data ({one_line(error)}), {_EXPECTED}") from error
-    except (OSError, ValueError, HeaderDataError, ImageFileError) as error:
+    except (OSError, ValueError, OverflowError, HeaderDataError, ImageFileError, WrapStructError) as error:
         raise ImageError(f"{source}: cannot be read ({one_line(error)}), {_EXPECTED}") from error
 
 
