@@ -34,10 +34,12 @@ def read_description(path: Path | str) -> dict[str, Any]:
 
     try:
         with safe_open(str(path), framework="numpy") as file:
-            description: dict[str, Any] = json.loads((file.metadata() or {})["description"])
-            return description
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+            description = json.loads((file.metadata() or {})["description"])
+    except (OSError, SafetensorError, KeyError, ValueError, RecursionError) as error:
         raise TableError(f"{path}: not a file of arrays written by vertfrac ({error})") from error
+    if not isinstance(description, dict):
+        raise TableError(f"{path}: description is no object, expected a file of arrays written by vertfrac")
+    return description
 
 
 def iterate_arrays(paths: Sequence[Path | str]) -> Iterator[tuple[str, Array, dict[str, Any]]]:
@@ -65,9 +67,13 @@ def _iterate(paths: Sequence[Path | str], second: str) -> Iterator[tuple[str, Ar
     from safetensors import safe_open
 
     for path in paths:
-        cases = read_description(path)["cases"]
+        cases = read_description(path).get("cases")
+        if not isinstance(cases, dict):
+            raise TableError(f"{path}: description without cases, expected a file of arrays written by vertfrac")
         with safe_open(str(path), framework="numpy") as file:
-            names = set(file.keys()) if second else set()
+            names = set(file.keys())
             for name, entry in cases.items():
+                if name not in names:
+                    raise TableError(f"{path}: lacks the array {name}, which its description names")
                 paired = file.get_tensor(name + second) if name + second in names else None
                 yield name, file.get_tensor(name), paired, entry

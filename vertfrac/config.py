@@ -21,7 +21,11 @@ Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
-Spacing = tuple[Positive, Positive, Positive]
+Step = Annotated[float, Field(ge=0.1, le=100)]
+"""A distance of samples, mm: with the largest scan that is read it bounds the memory."""
+Reach = Annotated[float, Field(ge=0, le=1000)]
+Width = Annotated[float, Field(gt=0, le=1000)]
+Spacing = tuple[Step, Step, Step]
 
 
 def _ascending(window: tuple[float, float]) -> tuple[float, float]:
@@ -41,7 +45,7 @@ def _check_levels(widths: tuple[int, ...], output_stride: int) -> None:
 class Section(BaseModel):
     """Base of all sections: frozen, no unknown keys. Text may spell a number, since YAML reads 1e-3 as text."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 Ingredient = Literal[
@@ -143,9 +147,9 @@ class Folds(Section):
 class Slices(Section):
     """Straightened slices for training, cut along the annotated curve, shared by all folds, repeats and systems."""
 
-    spacing_mm: Positive = Field(1.0, description="pixel size of every straightened slice")
-    width_mm: Positive = Field(128.0, description="anterior-posterior width of a cached training slice")
-    extend_mm: NotNegative = Field(40.0, description="how far a training slice goes on beyond the annotated curve")
+    spacing_mm: Step = Field(1.0, description="pixel size of every straightened slice")
+    width_mm: Width = Field(128.0, description="anterior-posterior width of a cached training slice")
+    extend_mm: Reach = Field(40.0, description="how far a training slice goes on beyond the annotated curve")
     variants: Count = Field(4, description="differently jittered slices per case and expert; the first has no jitter")
     jitter_mm: NotNegative = Field(2.5, description="standard deviation of the curve's jitter, laterally and in depth")
     jitter_length_mm: Positive = Field(36.0, description="correlation length of the jitter along the curve")
@@ -207,9 +211,7 @@ class LocalizerNetwork(Section):
 
 class LocalizerInput(Section):
     spacing_mm: Spacing = Field(description="voxel size of the resampled scan, x, y, z")
-    edge_mm: NotNegative = Field(
-        0.0, description="air added above and below, which shows the network where a scan ends"
-    )
+    edge_mm: Reach = Field(0.0, description="air added above and below, which shows the network where a scan ends")
     scaling: Literal["window", "min_max", "unit_variance"]
     window_hu: Window
 
@@ -221,7 +223,7 @@ class LocalizerLoss(Section):
 class LocalizerInference(Section):
     limit_probability: Probability = Field(0.5, description="axial slices above it hold spine; their hull is kept")
     smooth_mm: NotNegative = Field(0.0, description="scale of the smoothing spline along the curve; 0 as published")
-    extend_mm: NotNegative = Field(0.0, description="prolong the curve at both ends (20 for VerSe in Z22)")
+    extend_mm: Reach = Field(0.0, description="prolong the curve at both ends (20 for VerSe in Z22)")
     flip: bool = Field(False, description="average the prediction with that of the mirrored scan")
     weights: Literal["equal", "precision"] = Field(
         "equal", description="precision: slices and networks count by how narrow their maps are, in means and smoothing"
@@ -335,8 +337,8 @@ class DetectorInference(Section):
 class Straighten(Section):
     """The slice that is cut along a predicted curve."""
 
-    width_mm: Positive = Field(96.0, description="anterior-posterior width")
-    extend_mm: NotNegative = Field(0.0, description="how far the slice goes on beyond the predicted limits")
+    width_mm: Width = Field(96.0, description="anterior-posterior width")
+    extend_mm: Reach = Field(0.0, description="how far the slice goes on beyond the predicted limits")
 
 
 class Detector(Section):
@@ -493,7 +495,7 @@ def parse_json(section: type[S], text: str, where: str) -> S:
     """Check a section given as JSON text."""
     try:
         return parse(section, json.loads(text), where)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{where}: not valid JSON ({error})") from error
 
 
@@ -502,11 +504,38 @@ def read_yaml(path: Path) -> Any:
     import yaml
 
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        # libyaml, where PyYAML was built with it: unlike PyYAML's own it takes no seconds for a kB of brackets
+        value = yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}), expected a YAML file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except Exception as error:  # besides YAMLError what Python says of values, such as dates that do not exist
         raise ConfigError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
+    if what := _unlike_settings(value):
+        raise ConfigError(f"{path}: holds {what}, expected the settings of a run")
+    return value
+
+
+_MOST_LEVELS, _MOST_VALUES = 50, 100_000
+
+
+def _unlike_settings(value: Any) -> str:
+    """What plain data hold that settings do not, else nothing; an alias counts as what it stands for, which may be
+    without end.
+    """
+    level, count = [value], 0
+    for _ in range(_MOST_LEVELS):
+        if any(isinstance(one, int) and one.bit_length() > 63 for one in level):
+            return "an integer of more than 63 bits"
+        level = [
+            child
+            for holder in level
+            if isinstance(holder, dict | list)
+            for child in (holder.values() if isinstance(holder, dict) else holder)
+        ]
+        count += len(level)
+        if count > _MOST_VALUES:
+            return f"more than {_MOST_VALUES} values"
+    return f"more than {_MOST_LEVELS} levels" if level else ""
 
 
 SHIPPED = Path(__file__).parent.parent / "config"

@@ -4,9 +4,37 @@ The command line prints the message of a :class:`VertfracError` as one line and 
 exception is a defect of vertfrac. A message names the file or the value, what was found and what was expected.
 """
 
+from __future__ import annotations
+
+import re
+import unicodedata
+
+LONGEST_MESSAGE = 1000
+"""Characters; a longer message, which repeats a value of any length, loses its middle."""
+
+_UNSEEN = {"Cc", "Cs", "Zl", "Zp"}
+"""Control characters, halves of characters (which stand for bytes of a file name that are no text), line ends."""
+
+
+def printable(text: object) -> str:
+    """A text with each character that would break a line, a terminal or an encoding as an escape such as ``\\\\n``."""
+    return "".join(
+        c.encode("unicode_escape").decode("ascii") if unicodedata.category(c) in _UNSEEN else c for c in str(text)
+    )
+
 
 class VertfracError(Exception):
-    """Base class of all errors that a user can cause and mend."""
+    """Base class of all errors that a user can cause and mend.
+
+    Whatever a file or another library puts into the message, it becomes one printable line of bounded length.
+    """
+
+    def __init__(self, message: object = "") -> None:
+        line = str(message)
+        if len(line) > LONGEST_MESSAGE:
+            half = LONGEST_MESSAGE // 2
+            line = f"{line[:half]} ... {line[-half:]}"
+        super().__init__(printable(re.sub(r"\s*[\r\n]\s*", " ", line.strip())))
 
 
 class ConfigError(VertfracError):

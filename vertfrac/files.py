@@ -166,11 +166,38 @@ def write_json(path: Path | str, value: Any) -> None:
         temporary.write_text(json.dumps(value, indent=2, sort_keys=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
+_DEEPEST = 100
+
+
 def read_json(path: Path | str) -> Any:
-    """Read JSON; TableError names the file when it is missing or not JSON."""
+    """Read JSON; TableError names the file when it is missing, not JSON or nested more than 100 levels deep.
+
+    An integer that no int64 holds is read as a float, since nothing that is read here is one.
+    """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        value = json.loads(Path(path).read_text(encoding="utf-8"), parse_int=_integer)
     except OSError as error:
         raise TableError(f"{path}: cannot be read ({error.strerror}), expected a JSON file") from error
     except ValueError as error:
         raise TableError(f"{path}: not valid JSON ({error})") from error
+    except RecursionError as error:
+        raise TableError(f"{path}: JSON of too many levels, expected at most {_DEEPEST}") from error
+    if _is_deep(value):
+        raise TableError(f"{path}: JSON of too many levels, expected at most {_DEEPEST}")
+    return value
+
+
+def _integer(digits: str) -> int | float:
+    return int(digits) if len(digits) < 19 else float(digits)
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(_DEEPEST + 1):
+        level = [
+            child
+            for holder in level
+            if isinstance(holder, dict | list)
+            for child in (holder.values() if isinstance(holder, dict) else holder)
+        ]
+    return bool(level)

@@ -75,7 +75,7 @@ def _typed(schema: Schema, data: pd.DataFrame) -> pd.DataFrame:
         values = data[column.name] if column.name in data.columns else pd.Series([None] * len(data), index=data.index)
         try:
             columns[column.name] = values.astype(_PANDAS[column.type])
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise TableError(
                 f"column {column.name}: expected {column.type}, found {values.dtype} ({error})".split("\n")[0]
             ) from error

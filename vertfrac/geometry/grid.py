@@ -16,6 +16,10 @@ from vertfrac.errors import GeometryError
 Floats = NDArray[np.float64]
 
 
+_LEAST_SINE = 1e-4
+"""Voxels of a smaller share of the box of their edges have axes that are as good as parallel."""
+
+
 def _frozen(array: ArrayLike) -> Floats:
     copy = np.array(array, dtype=np.float64)
     copy.setflags(write=False)
@@ -39,8 +43,10 @@ class Grid:
         affine = _frozen(self.world_from_index)
         if affine.shape != (4, 4) or not np.isfinite(affine).all():
             raise GeometryError(f"affine must be a finite 4x4 matrix, found {affine.tolist()}")
-        if abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-            raise GeometryError(f"affine is singular (voxel spacing {np.linalg.norm(affine[:3, :3], axis=0).tolist()})")
+        spacing = np.linalg.norm(affine[:3, :3], axis=0)
+        volume = abs(np.linalg.det(affine[:3, :3]))
+        if not volume >= max(1e-9, _LEAST_SINE * float(spacing.prod())):
+            raise GeometryError(f"affine is singular (voxel spacing {spacing.tolist()})")
         if min(self.shape) < 1:
             raise GeometryError(f"grid needs at least one voxel along each axis, found shape {self.shape}")
         object.__setattr__(self, "world_from_index", affine)

@@ -23,6 +23,7 @@ AIR_HU = -1024
 _NIFTI_ENDING = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 _NARROWEST_CT_HU = 200
 _PLAUSIBLE_SPACING_MM = (0.05, 20.0)
+_LONGEST_MM, _LARGEST_M3 = 3000.0, 1.5  # a patient of 2 m fills 0.7 x 0.7 x 2 m; more would be resampled to GBs
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +65,7 @@ def read_image(path: Path | str) -> Image:
     Raises ImageError, with a message of one line, for anything that is not one 3D CT scan in a known place.
     """
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike Path.is_dir False for a name that no file can have
         values, stack, found = read_dicom(path)
         return image_of(values, stack.world_from_index, found, str(path), stack.files)
     if _NIFTI_ENDING.search(path.name):
@@ -100,6 +101,11 @@ def image_of(
         grid = Grid(hu.shape, world_from_index)
     except GeometryError as error:
         raise ImageError(f"{source}: {error}") from error
+    if grid.extent_mm.max() > _LONGEST_MM or (grid.extent_mm / 1000).prod() > _LARGEST_M3:
+        covers = " x ".join(f"{mm:.0f}" for mm in grid.extent_mm)
+        raise ImageError(
+            f"{source}: covers {covers} mm, expected at most {_LONGEST_MM:.0f} mm along an axis and {_LARGEST_M3:g} m3"
+        )
     doubts = (*found, *mended, *_doubts(span, grid))
     return canonical(Image(hu, grid, source, doubts, files=files))
 
@@ -155,7 +161,7 @@ def case_name(path: Path | str) -> str:
 
 def _why_neither(path: Path) -> str:
     expected = "expected a .nii or .nii.gz file or a folder with a DICOM series"
-    if not path.exists():
+    if not os.path.exists(path):
         return f"no such file or folder, {expected}"
     try:
         with path.open("rb") as stream:

@@ -67,6 +67,7 @@ def _named(source: str) -> Iterator[None]:
     """What goes wrong while a source is read, as an ImageError of one line that names it."""
     from nibabel.filebasedimages import ImageFileError
     from nibabel.spatialimages import HeaderDataError
+    from nibabel.wrapstruct import WrapStructError
 
     try:
         yield
@@ -76,7 +77,7 @@ def _named(source: str) -> Iterator[None]:
         raise ImageError(f"{source}: not gzip data or damaged ({one_line(error)}), {_EXPECTED}") from error
     except (EOFError, _DamagedGzip) as error:
         raise ImageError(f"{source}: truncated or damaged gzip data ({one_line(error)}), {_EXPECTED}") from error
-    except (OSError, ValueError, MemoryError, HeaderDataError, ImageFileError) as error:
+    except (OSError, ValueError, OverflowError, MemoryError, HeaderDataError, ImageFileError, WrapStructError) as error:
         raise ImageError(f"{source}: cannot be read ({one_line(error)}), {_EXPECTED}") from error
 
 

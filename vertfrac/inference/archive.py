@@ -190,13 +190,24 @@ def _records(data: pd.DataFrame) -> list[Row]:
 
 
 def _read_journal(path: Path) -> list[Row]:
-    """What a stopped call has finished. A last line that was cut short is taken off the file."""
+    """What a stopped call has finished. A last line that was cut short is taken off the file; others may be damaged."""
     if not path.exists():
         return []
     content = path.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]
     os.truncate(path, len(whole))
-    return [json.loads(line) for line in whole.splitlines()]
+    return [entry for line in whole.splitlines() if (entry := _journal_entry(line)) is not None]
+
+
+def _journal_entry(line: bytes) -> Row | None:
+    """What `_measure` returned, or None where it would not have returned that."""
+    try:
+        entry = json.loads(line)
+        tables.ARCHIVE_SCANS.frame([entry["scan"]])
+        tables.VERTEBRAE.frame(entry["vertebrae"])
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError, TableError):
+        return None
+    return entry if isinstance(entry["scan"].get("case"), str) else None
 
 
 def summarise(listing: Path, out: Path) -> str:

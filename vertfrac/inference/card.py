@@ -29,7 +29,8 @@ def read_card(folder: Path) -> dict[str, Any]:
         raise ModelError(str(error)) from error
     if not isinstance(card, dict) or card.get("format") != FORMAT:
         found = card.get("format") if isinstance(card, dict) else type(card).__name__
-        raise ModelError(f"{path}: model format {found}, expected {FORMAT}")
+        newer = f"; it was written by vertfrac {card.get('vertfrac')}" if isinstance(card, dict) else ""
+        raise ModelError(f"{path}: model format {found!r}, expected {FORMAT}{newer}")
     return card
 
 

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vertfrac import __version__
 from vertfrac.cohorts.levels import NAMED
-from vertfrac.config import DetectorNetwork, LocalizerNetwork, System, parse
+from vertfrac.config import NAME, DetectorNetwork, LocalizerNetwork, System, parse
 from vertfrac.errors import ConfigError, ModelError
 from vertfrac.files import replacing, replacing_folder, write_json
 from vertfrac.geometry.context import COLUMNS, CORONAL, SAGITTAL
@@ -30,6 +31,11 @@ from vertfrac.models.anchor_free import AnchorFree
 from vertfrac.models.detector import Detector
 from vertfrac.models.device import on_device
 from vertfrac.models.localizer import Localizer
+
+SPACING_MM = (0.1, 10.0)
+"""Between which the pixels of a model's slices may be large; beyond it no slice is a picture of vertebrae."""
+
+N = TypeVar("N", bound=nn.Module)
 
 CONTEXT = {"coronal": CORONAL, "sagittal": SAGITTAL, "columns": COLUMNS, "classes": len(NAMED)}
 """The views that vertebrae are named by, and the number of names."""
@@ -55,18 +61,46 @@ def _in_order(content: bytes) -> bytes:
     return len(text).to_bytes(8, "little") + text + content[end:]
 
 
-def _load_weights(path: Path, network: nn.Module, kind: str) -> None:
-    from safetensors import SafetensorError, safe_open
-    from safetensors.torch import load_file
+def _loaded(path: Path, kind: str, build: Callable[[], N]) -> N:
+    """The network that ``build`` makes, with the weights of a file.
+
+    Nothing is allocated for the network before names, shapes and types of all its tensors are those in the file.
+    """
+    from safetensors import SafetensorError
 
     try:
-        with safe_open(str(path), framework="pt") as file:
-            found = (file.metadata() or {}).get("kind")
-        if found != kind:
-            raise ModelError(f"{path}: holds weights of kind {found}, expected {kind}")
-        network.load_state_dict(load_file(str(path)))
-    except (OSError, SafetensorError, RuntimeError) as error:
+        with torch.device("meta"):
+            expected = build().state_dict()
+        weights = _read_weights(path, kind, expected)
+    except (OSError, SafetensorError, RuntimeError, ValueError, TypeError, ArithmeticError) as error:
         raise ModelError(f"{path}: weights do not fit ({' '.join(str(error).split())[:200]})") from error
+    network = build()
+    network.load_state_dict(weights)
+    return network
+
+
+def _read_weights(path: Path, kind: str, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    from safetensors import safe_open
+
+    with safe_open(str(path), framework="pt") as file:
+        about = file.metadata() or {}
+        if about.get("kind") != kind:
+            raise ModelError(f"{path}: holds weights of kind {about.get('kind')}, expected {kind}")
+        if about.get("format") != str(FORMAT):
+            raise ModelError(f"{path}: weights of format {about.get('format')}, expected {FORMAT}")
+        if odd := sorted(set(file.keys()) ^ set(expected)):
+            raise ModelError(f"{path}: {odd[0]} is in the file or in the network alone, expected the same tensors")
+        for name, tensor in expected.items():
+            shape = tuple(file.get_slice(name).get_shape())
+            if shape != tuple(tensor.shape):
+                raise ModelError(f"{path}: {name} has the shape {shape}, expected {tuple(tensor.shape)}")
+        weights: dict[str, Tensor] = {name: file.get_tensor(name) for name in expected}
+    for name, tensor in weights.items():
+        if tensor.dtype != expected[name].dtype:
+            raise ModelError(f"{path}: {name} is of type {tensor.dtype}, expected {expected[name].dtype}")
+        if not bool(torch.isfinite(tensor).all()):
+            raise ModelError(f"{path}: {name} holds NaN or infinity, expected finite numbers")
+    return weights
 
 
 def build_localizer(settings: LocalizerNetwork, seed: int | None = None) -> Localizer:
@@ -103,15 +137,13 @@ def build_detector(settings: DetectorNetwork, spacing_mm: float, seed: int | Non
 
 def load_localizer(path: Path, settings: LocalizerNetwork, device: torch.device) -> Localizer:
     """A trained localizer in evaluation mode; ModelError names the file if it does not fit the settings."""
-    network = build_localizer(settings)
-    _load_weights(path, network, "localizer")
+    network = _loaded(path, "localizer", lambda: build_localizer(settings))
     return on_device(network, device, torch.channels_last_3d).eval()
 
 
 def load_detector(path: Path, settings: DetectorNetwork, spacing_mm: float, device: torch.device) -> Detector:
     """A trained detector in evaluation mode; ModelError names the file if it does not fit the settings."""
-    network = build_detector(settings, spacing_mm)
-    _load_weights(path, network, "detector")
+    network = _loaded(path, "detector", lambda: build_detector(settings, spacing_mm))
     return on_device(network, device, torch.channels_last).eval()
 
 
@@ -190,14 +222,23 @@ def load_model(folder: Path, device: torch.device) -> Model:
         system = parse(System, card["system"], str(card_path))
         spacing = float(card["slice_spacing_mm"])
         listed = {
-            kind: [(folder / Path(entry["file"]).name, entry["sha256"]) for entry in card[kind]]
+            kind: [(_inside(folder, entry["file"]), entry["sha256"]) for entry in card[kind]]
             for kind in ("localizers", "detectors")
         }
         name = str(card["name"])
     except ConfigError as error:
         raise ModelError(str(error)) from error
-    except (KeyError, TypeError, ValueError) as error:
+    except KeyError as error:
+        raise ModelError(f"{card_path}: entry {error} is missing") from error
+    except (TypeError, ValueError, AttributeError) as error:
         raise ModelError(f"{card_path}: entry missing or of the wrong type ({error})") from error
+    if not re.fullmatch(NAME, name):
+        raise ModelError(f"{card_path}: name is {name[:80]!r}, expected letters, digits, '.', '_' and '-'")
+    if not SPACING_MM[0] <= spacing <= SPACING_MM[1]:
+        raise ModelError(f"{card_path}: slice_spacing_mm is {spacing:g}, expected {' to '.join(map(str, SPACING_MM))}")
+    paths = [path for entries in listed.values() for path, _ in entries]
+    if len(set(paths)) < len(paths):
+        raise ModelError(f"{card_path}: lists {max(paths, key=paths.count).name} twice, expected each file once")
     for kind, entries in listed.items():
         if not entries:
             raise ModelError(f"{card_path}: lists no {kind}, expected at least one")
@@ -208,6 +249,13 @@ def load_model(folder: Path, device: torch.device) -> Model:
                 raise ModelError(f"{path}: differs from what model.json promises (SHA-256), expected it unchanged")
     localizers, detectors = ([path for path, _ in listed[kind]] for kind in ("localizers", "detectors"))
     return assemble(name, system, spacing, localizers, detectors, device, card)
+
+
+def _inside(folder: Path, file: str) -> Path:
+    """A file that a card lists, which lies in its folder and nowhere else."""
+    if not re.fullmatch(NAME, file) or not file.strip("."):
+        raise ModelError(f"{folder / CARD}: lists the file {file[:80]!r}, expected the name of one in this folder")
+    return folder / file
 
 
 def _sha256(path: Path) -> str:

@@ -159,6 +159,15 @@ class _WholeCheckpoints(TorchCheckpointIO):
             file.flush()
             os.fsync(file.fileno())
 
+    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        try:
+            return super().load_checkpoint(path, *args, **kwargs)
+        except Exception as error:  # of another program, or damaged; torch raises several kinds
+            what = " ".join(str(error).split())[:200]
+            raise ModelError(
+                f"{path}: not a checkpoint of vertfrac ({what}), expected none or an unharmed one"
+            ) from error
+
 
 @contextmanager
 def alone(folder: Path, *, wait_s: float = 60.0) -> Iterator[None]:

@@ -67,9 +67,9 @@ def identity(text: str) -> str | None:
 
     None where there is none.
     """
-    plain = re.fullmatch(r"\s*(\d+)(?:\.0*)?\s*", text)
+    plain = re.fullmatch(r"\s*0*(\d+)(?:\.0*)?\s*", text)
     found = re.findall(r"(verse|gl)0*(\d+)", text, re.IGNORECASE) or ([("verse", plain[1])] if plain else [])
-    return f"{found[-1][0].lower()}{int(found[-1][1]):03d}" if found else None
+    return f"{found[-1][0].lower()}{found[-1][1].zfill(3)}" if found else None
 
 
 def find_series(root: Path) -> list[Series]:

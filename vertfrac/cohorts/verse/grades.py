@@ -91,7 +91,7 @@ def _pairs(
 
 def _enter(mine: GradesOfScan, vertebra: str, value: str, where: str) -> None:
     level = level_of(vertebra)
-    number = re.fullmatch(r"(\d+)(?:\.0*)?", value)
+    number = re.fullmatch(r"0*(\d)(?:\.0*)?", value)
     if level is None:
         mine.faults.append(f"{where}: vertebra is {vertebra!r}, expected a level such as T12 or a label such as 19")
     elif number is None or int(number[1]) >= len(GRADES):
@@ -104,7 +104,7 @@ def _enter(mine: GradesOfScan, vertebra: str, value: str, where: str) -> None:
 
 def level_of(text: str) -> str | None:
     """The level in the names of ANNOTATIONS: Th7 and T07 are T7, 19 is T12; None if it is none."""
-    return LEVEL_OF.get(int(text)) if text.isdigit() else parse_level(text)
+    return LEVEL_OF.get(int(text)) if re.fullmatch(r"\d{1,3}", text) else parse_level(text)
 
 
 def in_words(levels: Sequence[str], grades: dict[str, int]) -> str:
