@@ -28,7 +28,7 @@ from vertfrac.inference.card import CARD, FORMAT, read_card
 from vertfrac.models.anchor_based import AnchorBased
 from vertfrac.models.anchor_free import AnchorFree
 from vertfrac.models.detector import Detector
-from vertfrac.models.device import on_device
+from vertfrac.models.device import fold_batch_norm, on_device
 from vertfrac.models.localizer import Localizer
 
 CONTEXT = {"coronal": CORONAL, "sagittal": SAGITTAL, "columns": COLUMNS, "classes": len(NAMED)}
@@ -97,14 +97,14 @@ def load_localizer(path: Path, settings: LocalizerNetwork, device: torch.device)
     """A trained localizer in evaluation mode; ModelError names the file if it does not fit the settings."""
     network = build_localizer(settings)
     _load_weights(path, network, "localizer")
-    return on_device(network, device, torch.channels_last_3d).eval()
+    return on_device(fold_batch_norm(network), device, torch.channels_last_3d)
 
 
 def load_detector(path: Path, settings: DetectorNetwork, spacing_mm: float, device: torch.device) -> Detector:
     """A trained detector in evaluation mode; ModelError names the file if it does not fit the settings."""
     network = build_detector(settings, spacing_mm)
     _load_weights(path, network, "detector")
-    return on_device(network, device, torch.channels_last).eval()
+    return on_device(fold_batch_norm(network), device, torch.channels_last)
 
 
 @dataclass(frozen=True, eq=False)
