@@ -36,7 +36,7 @@ def prepare(folder: Path, cases: int) -> None:
         f"phantom --cases {cases} --seed 7 --out {folder}/source",
         f"ingest --cohort {cohort} --out {folder}/cohort",
         f"slices --cases {folder}/cohort/cases.parquet --annotations {folder}/cohort/annotations.parquet"
-        f" --settings {{}} --out {folder}/slices.safetensors",
+        f" --landmarks {folder}/cohort/landmarks.parquet --settings {{}} --out {folder}/slices.safetensors",
     ):
         main(arguments.split(), standalone_mode=False)
 

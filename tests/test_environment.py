@@ -23,7 +23,7 @@ def locked(name: str) -> dict[str, str]:
     return dict(line.split("==") for line in lines if line and not line.startswith(("#", "-r")))
 
 
-CONDA_NAMES = {"python-gdcm": "gdcm", "torch": "pytorch"}
+CONDA_NAMES = {"isal": "python-isal", "python-gdcm": "gdcm", "torch": "pytorch"}
 """What conda-forge calls a package of PyPI, where it has another name."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from vertfrac.errors import ModelError
 from vertfrac.models.device import pick_device
-from vertfrac.training.fit import FitSettings, alone, fit, learning_rate_factor
+from vertfrac.training.fit import FitSettings, Stage, alone, fit, learning_rate_factor
 
 CPU = torch.device("cpu")
 SETTINGS = FitSettings(
@@ -37,13 +38,18 @@ def _network() -> nn.Module:
     return nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 1))
 
 
+def _step(step: int) -> int:
+    """The samples of a step, which ``_loss`` makes from its number."""
+    return step
+
+
 def _loss(network: nn.Module, step: int) -> tuple[Tensor, dict[str, Tensor]]:
     x = torch.randn(16, 3, generator=torch.Generator().manual_seed(step))
     loss = (network(x)[:, 0] - x.sum(dim=1)).square().mean()
     return loss, {"part": loss}
 
 
-def _stopping_at(last: int, seen: list[int]) -> object:
+def _stopping_at(last: int, seen: list[int]) -> Callable[[nn.Module, int], tuple[Tensor, dict[str, Tensor]]]:
     def loss(network: nn.Module, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         seen.append(step)
         if step == last:
@@ -59,7 +65,7 @@ def _weights(network: nn.Module) -> dict[str, Tensor]:
 
 def _run(work: Path, settings: FitSettings = SETTINGS) -> dict[str, Tensor]:
     network = _network()
-    fit(network, _loss, settings, work=work, device=CPU)
+    fit(network, _step, _loss, settings, work=work, device=CPU)
     return _weights(network)
 
 
@@ -68,7 +74,7 @@ def test_a_run_that_was_stopped_and_resumed_ends_like_an_undisturbed_one(tmp_pat
     expected = _run(tmp_path / "undisturbed")
     seen: list[int] = []
     with pytest.raises(_InterruptedError):
-        fit(_network(), _stopping_at(stop, seen), SETTINGS, work=tmp_path / "stopped", device=CPU)  # type: ignore[arg-type]  # a stand-in
+        fit(_network(), _step, _stopping_at(stop, seen), SETTINGS, work=tmp_path / "stopped", device=CPU)
     found = _run(tmp_path / "stopped")
     assert all(torch.equal(found[name], value) for name, value in expected.items())
 
@@ -76,9 +82,9 @@ def test_a_run_that_was_stopped_and_resumed_ends_like_an_undisturbed_one(tmp_pat
 def test_a_resumed_run_goes_on_from_the_last_checkpoint(tmp_path: Path) -> None:
     seen: list[int] = []
     with pytest.raises(_InterruptedError):
-        fit(_network(), _stopping_at(6, seen), SETTINGS, work=tmp_path, device=CPU)  # type: ignore[arg-type]  # a stand-in
+        fit(_network(), _step, _stopping_at(6, seen), SETTINGS, work=tmp_path, device=CPU)
     seen.clear()
-    fit(_network(), _stopping_at(-1, seen), SETTINGS, work=tmp_path, device=CPU)  # type: ignore[arg-type]  # a stand-in
+    fit(_network(), _step, _stopping_at(-1, seen), SETTINGS, work=tmp_path, device=CPU)
     assert seen == [4, 5, 6, 7, 8]
 
 
@@ -90,7 +96,7 @@ def test_the_same_run_twice_gives_the_same_weights(tmp_path: Path) -> None:
 def test_training_reduces_the_loss(tmp_path: Path) -> None:
     network = _network()
     before = float(_loss(network, 99)[0].detach())
-    fit(network, _loss, replace(SETTINGS, steps=40), work=tmp_path, device=CPU)
+    fit(network, _step, _loss, replace(SETTINGS, steps=40), work=tmp_path, device=CPU)
     assert float(_loss(network, 99)[0].detach()) < 0.5 * before
 
 
@@ -111,7 +117,7 @@ def test_the_log_of_a_resumed_run_is_complete_and_in_order(tmp_path: Path, stop:
     settings = replace(SETTINGS, steps=62, checkpoint_every=20)
     _run(tmp_path / "undisturbed", settings)
     with pytest.raises(_InterruptedError):
-        fit(_network(), _stopping_at(stop, []), settings, work=tmp_path / "stopped", device=CPU)  # type: ignore[arg-type]  # a stand-in
+        fit(_network(), _step, _stopping_at(stop, []), settings, work=tmp_path / "stopped", device=CPU)
     _run(tmp_path / "stopped", settings)
     expected = _log(tmp_path / "undisturbed")
     assert [row[0] for row in expected] == ["1", "20", "40", "60", "62"]
@@ -166,9 +172,26 @@ def test_a_run_killed_before_its_weights_were_saved_ends_the_same_when_called_ag
     assert all(torch.equal(first[name], value) for name, value in again.items())
 
 
+def test_samples_are_made_in_full_precision_and_networks_run_in_half() -> None:
+    """As with bfloat16 on a GPU, where places in a crop would be off by half a pixel."""
+    seen: list[torch.dtype] = []
+
+    def product(x: Tensor) -> Tensor:
+        seen.append((x @ x).dtype)
+        return x
+
+    def loss(network: nn.Module, sample: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        return product(sample).sum(), {}
+
+    stage = Stage(_network(), lambda step: product(torch.eye(2) + step), loss, SETTINGS)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        stage.training_step(torch.zeros(1), 0)
+    assert seen == [torch.float32, torch.bfloat16]
+
+
 def test_every_step_is_trained_once(tmp_path: Path) -> None:
     seen: list[int] = []
-    fit(_network(), _stopping_at(-1, seen), SETTINGS, work=tmp_path, device=CPU)  # type: ignore[arg-type]  # a stand-in
+    fit(_network(), _step, _stopping_at(-1, seen), SETTINGS, work=tmp_path, device=CPU)
     assert seen == list(range(9))
 
 
@@ -258,7 +281,7 @@ def test_a_stopped_run_with_averaged_weights_ends_like_an_undisturbed_one(tmp_pa
     settings = replace(SETTINGS, average_decay=0.6)
     network = _network()
     with pytest.raises(_InterruptedError):
-        fit(network, _stopping_at(8, []), settings, work=tmp_path / "stopped", device=CPU)  # type: ignore[arg-type]  # a stand-in
+        fit(network, _step, _stopping_at(8, []), settings, work=tmp_path / "stopped", device=CPU)
     resumed, undisturbed = _run(tmp_path / "stopped", settings), _run(tmp_path / "whole", settings)
     assert all(torch.equal(resumed[name], value) for name, value in undisturbed.items())
 

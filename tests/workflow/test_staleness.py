@@ -11,7 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +26,46 @@ SOURCE: dict[str, Any] = yaml.safe_load((HERE / "staleness.yaml").read_text())
 CHANGES: list[dict[str, Any]] = [change for changes in SOURCE["changes"].values() for change in changes]
 
 
-def snakemake(folder: Path, *options: str) -> str:
-    """What a call of the copied workflow in a folder says; the package that it imports is the copy beside it."""
-    command = [sys.executable, "-m", "snakemake", "--configfile", "config.yaml", "--cores", "2", *options]
+SAID = "said.txt"
+CALLS = """
+import os, sys
+import pandas, pyarrow, pydantic, requests, smart_open, snakemake.cli
+
+def call(folder, *options):
+    os.chdir(folder)
+    sys.path[0] = folder
+    said = os.open("said.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(said, 1), os.dup2(said, 2)
+    sys.argv = ["snakemake", "--configfile", "config.yaml", "--cores", "2", *options]
+    snakemake.cli.main()
+
+calls, running, failed = sys.argv[1:], 0, 0
+while calls or running:
+    if calls and running < 2:
+        folder, *options = calls.pop(0).split()
+        if os.fork() == 0:
+            sys.exit(call(folder, *options))
+        running += 1
+    else:
+        failed += os.wait()[1] != 0
+        running -= 1
+sys.exit(failed)
+"""
+"""Calls Snakemake once per argument, "FOLDER OPTION...", in forks of a process that has imported what takes longest."""
+
+
+def snakemake(*calls: tuple[Path, Sequence[str]]) -> list[str]:
+    """What calls of the copied workflow, each in a folder, say; the package that they import is the copy beside it."""
+    command = [sys.executable, "-c", CALLS, *(" ".join([str(folder), *options]) for folder, options in calls)]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, env=environment, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
+    done = subprocess.run(command, env=environment, timeout=1500, check=False)
+    said = [(folder / SAID).read_text() for folder, _ in calls]
+    assert done.returncode == 0, said
+    return said
 
 
-def planned_jobs(folder: Path, *options: str) -> dict[str, int]:
-    """The number of jobs per rule that a dry-run would execute, without ``all``."""
-    said = snakemake(folder, "--dry-run", *options)
+def planned_jobs(said: str) -> dict[str, int]:
+    """The number of jobs per rule that a dry-run says it would execute, without ``all``."""
     if "Nothing to be done" in said:
         return {}
     table = said.split("Job stats:")[1].split("\n\n")[0].splitlines()[3:]
@@ -56,7 +82,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("Snakefile", "workflow", "vertfrac", "config", "envs", "requirements.lock"):
         source = ROOT / name
         if source.is_dir():
-            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.safetensors"))
         else:
             shutil.copy2(source, folder / name)
     write_phantoms(folder / "cohort", cases=1, seed=3)
@@ -73,14 +99,15 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = yaml.safe_load((HERE / "tiny.yaml").read_text())
     config["cohort"] = {"kind": "nifti", "folder": "cohort"}
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    for line in snakemake(folder, "--summary").split("output_file", 1)[1].splitlines()[1:]:
+    (summary,) = snakemake((folder, ["--summary"]))
+    for line in summary.split("output_file", 1)[1].splitlines()[1:]:
         path = folder / line.split("\t")[0]
         if path.suffix:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
         elif line.startswith("results/"):
             path.mkdir(parents=True, exist_ok=True)
-    snakemake(folder, "--touch", "--forceall")
+    snakemake((folder, ["--touch", "--forceall"]))
     return folder
 
 
@@ -122,17 +149,13 @@ def apply(change: dict[str, Any], folder: Path) -> None:
 @pytest.fixture(scope="module")
 def found(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, int]]:
     """The jobs that each change would rerun, each tried in its own copy of the finished run."""
-
-    def tried(change: dict[str, Any]) -> dict[str, int]:
+    calls = []
+    for change in CHANGES:
         folder = tmp_path_factory.mktemp("changed") / "run"
         shutil.copytree(finished, folder, symlinks=True)
         apply(change, folder)
-        jobs = planned_jobs(folder, *change.get("options", ()))
-        shutil.rmtree(folder)
-        return jobs
-
-    with ThreadPoolExecutor(2) as pool:
-        return dict(zip([change["change"] for change in CHANGES], pool.map(tried, CHANGES), strict=True))
+        calls.append((folder, ["--dry-run", *change.get("options", ())]))
+    return {change["change"]: planned_jobs(said) for change, said in zip(CHANGES, snakemake(*calls), strict=True)}
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change["change"])

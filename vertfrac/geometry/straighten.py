@@ -11,7 +11,7 @@ lateral axis, 0 on the surface. Points are mapped by ``to_world`` and ``to_slice
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -110,8 +110,8 @@ def sample(
     """Values of an image at world points, by interpolation of the given order (1: trilinear).
 
     volume : array on ``grid``. points_world : (..., 3), RAS mm. outside : value beyond the imaged box. Reads only the
-    box of voxels around the points, so that a memory-mapped volume stays on disk. Returns (...), float32.
-    Raises GeometryError on points that are NaN or infinite.
+    box of voxels around the points, and up to order 1 copies none of it, so that a memory-mapped volume stays on disk.
+    Returns (...), float32. Raises GeometryError on points that are NaN or infinite.
     """
     points = np.asarray(points_world, dtype=np.float64)
     if not np.isfinite(points).all():
@@ -122,7 +122,9 @@ def sample(
     shape = np.asarray(grid.shape)
     low = np.clip(np.floor(index.min(axis=0)).astype(int) - order, 0, shape - 1)
     high = np.clip(np.ceil(index.max(axis=0)).astype(int) + order + 1, low + 1, shape)
-    block = np.asarray(volume[tuple(slice(a, b) for a, b in zip(low, high, strict=True))], dtype=np.float32)
+    block: NDArray[Any] = volume[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
+    if order > 1:  # the box is filtered first, which needs floats
+        block = np.asarray(block, dtype=np.float32)
     inside = ((index >= -0.5) & (index <= shape - 0.5)).all(axis=1)
     values = map_coordinates(block, (index - low).T, order=order, mode="nearest", output=np.float32)
     return np.where(inside, values, np.float32(outside)).reshape(points.shape[:-1])

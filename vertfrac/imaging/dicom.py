@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from vertfrac.errors import ImageError
 from vertfrac.imaging.messages import one_line
+from vertfrac.imaging.voxels import fits_int16
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -393,17 +394,12 @@ def _read_pixels(where: Path, slices: list[_Slice], world_from_index: NDArray[np
                 f"expected Hounsfield units"
             )
         lowest, highest = min(lowest, low), max(highest, high)
-        if values.dtype == np.int16 and not _fits_int16(hu, low, high):
+        if values.dtype == np.int16 and not fits_int16(hu):
             values = values.astype(np.float32)
         values[index] = hu
     if highest < 0 and lowest < highest:
         raise ImageError(f"{where}: values from {lowest:g} to {highest:g}, all below water, expected Hounsfield units")
     return values.transpose(2, 1, 0)
-
-
-def _fits_int16(hu: NDArray[Any], low: float, high: float) -> bool:
-    limits = np.iinfo(np.int16)
-    return bool(limits.min <= low and high <= limits.max and (hu.dtype.kind != "f" or (hu == np.rint(hu)).all()))
 
 
 def _floats(one: _Slice, name: str) -> NDArray[np.float64]:

@@ -17,6 +17,7 @@ from vertfrac.files import replacing
 from vertfrac.geometry.grid import Grid
 from vertfrac.imaging.dicom import Stack, read_dicom, read_dicom_files
 from vertfrac.imaging.nifti import read_nifti
+from vertfrac.imaging.voxels import fits_int16
 
 AIR_HU = -1024
 _NIFTI_ENDING = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
@@ -88,17 +89,18 @@ def image_of(
     source: str,
     files: tuple[Path, ...] = (),
 ) -> Image:
-    """The canonical image of stored values (i, j, k) and the (4, 4) affine from their index to world RAS+ mm.
+    """The canonical image of values (i, j, k) and the (4, 4) affine from their index to world RAS+ mm.
 
+    values : int16, or float32 where they do not fit (``gathered``); the image takes them over, and mends them in place.
     found : warnings of the reader. files : those of a DICOM series. Raises ImageError, naming the source, for values
     that cannot be Hounsfield units and for an affine that cannot be one.
     """
-    hu, mended = _as_hounsfield(values, source)
+    hu, span, mended = _as_hounsfield(values, source)
     try:
         grid = Grid(hu.shape, world_from_index)
     except GeometryError as error:
         raise ImageError(f"{source}: {error}") from error
-    doubts = (*found, *mended, *_doubts(hu, grid))
+    doubts = (*found, *mended, *_doubts(span, grid))
     return canonical(Image(hu, grid, source, doubts, files=files))
 
 
@@ -165,38 +167,47 @@ def _why_neither(path: Path) -> str:
     return f"neither NIfTI by name nor a folder, {expected}"
 
 
-def _as_hounsfield(values: NDArray[Any], source: str) -> tuple[NDArray[Any], list[str]]:
-    """Values as int16 where that loses nothing, else float32, with NaN and infinity replaced by air."""
-    warnings = []
-    if values.dtype.kind == "f":
-        with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and treated so
-            values = values.astype(np.float32, copy=False)
-        finite = np.isfinite(values)
-        broken = values.size - int(np.count_nonzero(finite))
-        if broken == values.size:
-            raise ImageError(f"{source}: all {values.size} voxels are NaN or infinite, expected Hounsfield units")
-        lowest, highest = values.min(where=finite, initial=np.inf), values.max(where=finite, initial=-np.inf)
-        if broken:
-            values = np.where(finite, values, np.float32(AIR_HU))
-            warnings.append(f"{broken} of {values.size} voxels were NaN or infinite, replaced by {AIR_HU} HU")
+def _as_hounsfield(values: NDArray[Any], source: str) -> tuple[NDArray[Any], tuple[float, float], list[str]]:
+    """Values of ``gathered`` with NaN and infinity replaced by air, in place; the lowest and the highest; warnings."""
+    if values.dtype.kind != "f":
+        broken, lowest, highest = 0, float(values.min()), float(values.max())
     else:
-        lowest, highest = values.min(), values.max()
+        broken, lowest, highest = _mended(values)
+    if broken == values.size:
+        raise ImageError(f"{source}: all {values.size} voxels are NaN or infinite, expected Hounsfield units")
     if lowest == highest:
         raise ImageError(f"{source}: all voxels equal {lowest:g}, expected a CT scan")
-    limits = np.iinfo(np.int16)
-    fits = lowest >= limits.min and highest <= limits.max and _all_integers(values)
-    return values.astype(np.int16 if fits else np.float32, copy=False), warnings
+    if not broken:
+        return values, (lowest, highest), []
+    if all(fits_int16(part) for part in _parts(values)):
+        values = values.astype(np.int16)
+    warning = f"{broken} of {values.size} voxels were NaN or infinite, replaced by {AIR_HU} HU"
+    return values, (min(lowest, AIR_HU), max(highest, AIR_HU)), [warning]
 
 
-def _all_integers(values: NDArray[Any]) -> bool:
-    # one slab at a time: small temporaries, and the first slab of a non-integer scan settles it
-    return values.dtype.kind != "f" or all(bool((slab == np.rint(slab)).all()) for slab in np.moveaxis(values, -1, 0))
+def _mended(values: NDArray[Any]) -> tuple[int, float, float]:
+    """Replace NaN and infinity by air, in place; returns their number, and the range of the other values."""
+    broken, lowest, highest = 0, np.inf, -np.inf
+    for part in _parts(values):
+        finite = np.isfinite(part)
+        lowest = min(lowest, float(part.min(where=finite, initial=np.inf)))
+        highest = max(highest, float(part.max(where=finite, initial=-np.inf)))
+        unknown = part.size - int(np.count_nonzero(finite))
+        if unknown:
+            part[~finite] = AIR_HU
+            broken += unknown
+    return broken, lowest, highest
 
 
-def _doubts(hu: NDArray[Any], grid: Grid) -> list[str]:
+def _parts(values: NDArray[Any]) -> NDArray[Any]:
+    """An array as thin parts of it that lie together in memory, for steps that need more memory than they read."""
+    return np.moveaxis(values, int(np.argmax(np.abs(values.strides))), 0)
+
+
+def _doubts(span: tuple[float, float], grid: Grid) -> list[str]:
     """What is readable but unlike a CT scan in Hounsfield units and millimetres."""
     doubts = []
-    lowest, highest = float(hu.min()), float(hu.max())
+    lowest, highest = span
     if highest - lowest < _NARROWEST_CT_HU:
         doubts.append(f"values span only {lowest:g} to {highest:g}, narrower than any CT in HU")
     elif lowest >= 0:

@@ -11,6 +11,7 @@ from vertfrac.errors import ImageError
 from vertfrac.imaging.image import Image, image_of
 from vertfrac.imaging.messages import one_line
 from vertfrac.imaging.nifti import unpack_nifti
+from vertfrac.imaging.voxels import gathered
 
 
 def image_from_array(hu: ArrayLike, world_from_index: ArrayLike, source: str = "array") -> Image:
@@ -24,18 +25,26 @@ def image_from_array(hu: ArrayLike, world_from_index: ArrayLike, source: str = "
         raise ImageError(
             f"{source}: found an array of shape {values.shape}, expected three axes of at least 2 voxels each"
         )
-    return image_of(values.reshape(values.shape[:3]), _affine(world_from_index, source), (), source)
+    return image_of(_copied(values.reshape(values.shape[:3])), _affine(world_from_index, source), (), source)
 
 
 def _real(values: ArrayLike, source: str) -> NDArray[Any]:
     expected = "expected real numbers, Hounsfield units"
     try:
-        copy = np.array(values)
+        array: NDArray[Any] = np.asarray(values)
     except (TypeError, ValueError) as error:
         raise ImageError(f"{source}: cannot be taken as an array ({one_line(error)}), {expected}") from error
-    if copy.dtype.kind not in "iuf":
-        raise ImageError(f"{source}: found values of type {copy.dtype}, {expected}")
-    return copy
+    if array.dtype.kind not in "iuf":
+        raise ImageError(f"{source}: found values of type {array.dtype}, {expected}")
+    return array
+
+
+def _copied(values: NDArray[Any]) -> NDArray[Any]:
+    """The array (i, j, k) as ``gathered`` types it, its axes in the same order in memory."""
+    axes = np.argsort(np.abs(values.strides), kind="stable")
+    i, j, k = (values.shape[axis] for axis in axes)
+    copy = gathered(values.transpose(axes[2], axes[0], axes[1]), (i, j, k), (False,) * 3)
+    return copy.transpose(np.argsort(axes))
 
 
 def _affine(world_from_index: ArrayLike, source: str) -> NDArray[np.float64]:
@@ -62,4 +71,4 @@ def image_from_nibabel(image: Any, source: str | None = None) -> Image:
     if not isinstance(image, kind):
         raise ImageError(f"{name}: found a {type(image).__name__}, expected a NIfTI image of nibabel")
     values, affine, found = unpack_nifti(image, str(name))
-    return image_of(_real(values, str(name)), affine, found, str(name))
+    return image_of(values, affine, found, str(name))

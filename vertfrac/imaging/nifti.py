@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import gzip
-import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from io import IOBase
 from pathlib import Path
 from typing import IO, Any, cast
 
 import numpy as np
+from isal import igzip, isal_zlib
 from numpy.typing import NDArray
 
 from vertfrac.errors import ImageError
 from vertfrac.imaging.messages import one_line
+from vertfrac.imaging.voxels import gathered
 
 _MM_PER_UNIT = {1: 1000.0, 3: 0.001}  # NIfTI-1 codes for metre and micron; mm is 2, unknown is taken as mm
 _UNIT_BITS = 0b111  # xyzt_units also holds the unit of time
@@ -26,7 +27,9 @@ _SPACING_TOLERANCE = 0.01
 def read_nifti(path: Path) -> tuple[NDArray[Any], NDArray[np.float64], list[str]]:
     """Read one single-file NIfTI-1 or NIfTI-2 image.
 
-    Returns the 3D values (slope and intercept applied), the (4, 4) affine from index to world RAS+ mm, and warnings.
+    Returns the 3D values (slope and intercept applied; int16 where all are integers that fit, else float32), the (4, 4)
+    affine from index to world RAS+ mm, and warnings. The values lie in memory such that axes turned to R, A and S need
+    no copy.
     Raises ImageError, with a message of one line, for a file that is damaged, not 3D, not real-valued, or without
     a usable spacing and orientation.
     """
@@ -35,7 +38,7 @@ def read_nifti(path: Path) -> tuple[NDArray[Any], NDArray[np.float64], list[str]
         if size == 0:
             raise ImageError(f"{path}: empty file (0 bytes), {_EXPECTED}")
         zipped = path.name.lower().endswith(".gz")
-        with gzip.open(path) if zipped else path.open("rb") as stream:
+        with _open_gzip(path) if zipped else path.open("rb") as stream:
             return _read_stream(cast(IO[bytes], stream), path, size * (_MOST_DEFLATE_SHRINKS if zipped else 1))
 
 
@@ -48,10 +51,15 @@ def unpack_nifti(image: Any, source: str) -> tuple[NDArray[Any], NDArray[np.floa
     with _named(source):
         shape, _ = _checked_layout(image.header, source)
         _check_placement(image.header, source)
-        return _content(image, shape, source)
+        stored = image.dataobj.get_unscaled() if _is_proxy(image.dataobj) else np.asarray(image.dataobj)
+        if stored.dtype.kind not in "iuf":
+            raise ImageError(f"{source}: found values of type {stored.dtype}, expected real numbers, Hounsfield units")
+        return _content(image, np.moveaxis(stored.reshape(shape), 2, 0), shape, source)
 
 
 _EXPECTED = "expected a 3D NIfTI image"
+_open_gzip: Any = igzip.open  # has no types
+_DamagedGzip: Any = isal_zlib.error  # has a wrong one
 
 
 @contextmanager
@@ -66,9 +74,9 @@ def _named(source: str) -> Iterator[None]:
         raise ImageError(f"{source}: no such file, {_EXPECTED}") from error
     except gzip.BadGzipFile as error:
         raise ImageError(f"{source}: not gzip data or damaged ({one_line(error)}), {_EXPECTED}") from error
-    except (EOFError, zlib.error) as error:
+    except (EOFError, _DamagedGzip) as error:
         raise ImageError(f"{source}: truncated or damaged gzip data ({one_line(error)}), {_EXPECTED}") from error
-    except (OSError, ValueError, HeaderDataError, ImageFileError) as error:
+    except (OSError, ValueError, MemoryError, HeaderDataError, ImageFileError) as error:
         raise ImageError(f"{source}: cannot be read ({one_line(error)}), {_EXPECTED}") from error
 
 
@@ -87,36 +95,56 @@ def _read_stream(stream: IO[bytes], path: Path, most_bytes: int) -> tuple[NDArra
     stream.seek(0)
     holder = nibabel.FileHolder(filename=str(path), fileobj=cast(IOBase, stream))
     image: Any = image_type.from_file_map({"image": holder}, mmap=False)
-    content = _content(image, shape, str(path))
+    content = _content(image, _slices(stream, image.dataobj), shape, str(path))
     while stream.read(1 << 20):  # gzip checks its checksum only at the end
         pass
     return content
 
 
 def _content(
-    image: Any, shape: tuple[int, int, int], source: str
+    image: Any, stored: Iterable[NDArray[Any]], shape: tuple[int, int, int], source: str
 ) -> tuple[NDArray[Any], NDArray[np.float64], list[str]]:
+    """stored : the slices along the last axis, before slope and intercept."""
+    import nibabel
+
     affine = np.array(image.affine, dtype=np.float64)
     if not np.isfinite(affine).all():
         raise ImageError(f"{source}: affine holds NaN or infinity, expected a finite one")
     warnings = _placement_doubts(image.header, affine)
     affine[:3] *= _MM_PER_UNIT.get(int(image.header["xyzt_units"]) & _UNIT_BITS, 1.0)
-    return _values(image).reshape(shape, order="A"), affine, warnings
+    orientation: Any = nibabel.orientations.io_orientation  # has no types
+    flipped = orientation(affine)[:, 1] < 0
+    return gathered(_scaled(stored, image.dataobj), shape, flipped), affine, warnings
 
 
-def _values(image: Any) -> NDArray[Any]:
+def _slices(stream: IO[bytes], stored: Any) -> Iterator[NDArray[Any]]:
+    """The slices along the last axis of an image of which nibabel has read the header, as they are in its file."""
+    i, j, slices = stored.shape[:3]
+    size = i * j * stored.dtype.itemsize
+    stream.seek(stored.offset)
+    for k in range(slices):
+        content = stream.read(size)
+        if len(content) < size:
+            raise OSError(f"Expected {size * slices} bytes, got {size * k + len(content)} bytes")
+        yield np.frombuffer(content, dtype=stored.dtype).reshape(i, j, order="F")
+
+
+def _scaled(slices: Iterable[NDArray[Any]], stored: Any) -> Iterable[NDArray[Any]]:
+    """With slope and intercept, if they come from a file; an array that an image was made of is scaled already."""
+    from nibabel.volumeutils import apply_read_scaling
+
+    if not _is_proxy(stored) or (stored.slope, stored.inter) == (1, 0):
+        return slices
+    scaling: Any = apply_read_scaling  # has no types
+    return (scaling(one, stored.slope, stored.inter) for one in slices)
+
+
+def _is_proxy(stored: Any) -> bool:
+    """Whether voxels are still in their file."""
     import nibabel
 
-    stored = image.dataobj
     is_proxy: Any = nibabel.is_proxy  # has no types
-    if not is_proxy(stored):  # an image that was made from an array
-        return np.asarray(stored)
-    if (stored.slope, stored.inter) == (1, 0):
-        unscaled: NDArray[Any] = stored.get_unscaled()
-        return unscaled
-    # float32 holds what a CT needs at half the memory of nibabel's float64
-    scaled: NDArray[Any] = image.get_fdata(caching="unchanged", dtype=np.float32)
-    return scaled
+    return bool(is_proxy(stored))
 
 
 def _image_type(stream: IO[bytes], path: Path) -> Any:

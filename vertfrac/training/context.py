@@ -29,17 +29,18 @@ def vary_context(
     context = torch.cat([torch.where(mirror, across.flip(-1), across), context[:, coronal:]], dim=1)
     gain = torch.exp(uniform(generator, (batch, 1, 1, 1), -0.3, 0.3) * intensity)
     shift = uniform(generator, (batch, 1, 1, 1), -0.04, 0.04) * intensity
-    body = (context - WATER) * gain + WATER + shift
-    noise = normal(generator, tuple(context.shape)) * uniform(generator, (batch, 1, 1, 1), 0, 0.06) * intensity
-    context = torch.where(context > -0.99, body + noise, context)
+    noise = normal(generator, tuple(context.shape)).mul_(uniform(generator, (batch, 1, 1, 1), 0, 0.06) * intensity)
+    body = (context - WATER).mul_(gain).add_(WATER + shift).add_(noise)
+    context = torch.where(context > -0.99, body, context)
+    outside = torch.zeros(1, dtype=torch.bool, device=device)
     place = torch.arange(length, device=device)[None, None, :, None]
     for sign in (-1.0, 1.0):  # above, below
         edge = (rows * sign).nan_to_num(nan=-torch.inf).amax(dim=1) + _MARGIN  # the last row that stays, times sign
         last = torch.full_like(edge, length - 1.0 if sign > 0 else 0.0) * sign
         cut = edge + (last - edge).clamp_min(0) * uniform(generator, (batch,), 0, 1)
         cut = torch.where(uniform(generator, (batch,), 0, 1) < 0.4, cut, torch.inf)
-        context = torch.where(place * sign > cut[:, None, None, None], -1.0, context)
+        outside = outside | (place * sign > cut[:, None, None, None])
     beside = (torch.arange(columns, device=device) - (columns - 1) / 2).abs()
     narrow = uniform(generator, (batch,), 0, 1) < 0.3
     half = torch.where(narrow, uniform(generator, (batch,), 0.2, 1) * columns / 2, torch.inf)
-    return torch.where(beside > half[:, None, None, None], -1.0, context)
+    return context.masked_fill_(outside | (beside > half[:, None, None, None]), -1.0)

@@ -4,17 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from vertfrac.models.anchor_free import AnchorFree
-from vertfrac.models.detector import Detector, detector_loss
+from vertfrac.models.detector import Detector, Targets, detector_loss
 from vertfrac.models.device import on_device
 from vertfrac.models.intensity import Scaling, scale_intensity
 from vertfrac.models.levels import level_loss
 from vertfrac.training.fit import FitSettings, fit
 from vertfrac.training.slices import Names, SliceBank
+
+
+class NamedCells(NamedTuple):
+    """Cells that the level head learns from: sample, row and column of each, its row (place) in the context, not
+    rounded, and its level, all (n,). context : (size, channels, rows, columns) in [-1, 1]."""
+
+    sample: Tensor
+    row: Tensor
+    column: Tensor
+    place: Tensor
+    levels: Tensor
+    context: Tensor
+
+
+class DetectorSample(NamedTuple):
+    """images : (size, 1, rows, columns), scaled. named : None where vertebrae are not named."""
+
+    images: Tensor
+    targets: Targets
+    named: NamedCells | None
 
 
 def train_detector(
@@ -49,8 +70,7 @@ def train_detector(
     if network.levels is not None and level_weight > 0:  # an untrained head is to name nothing
         network.levels.learn_shares(bank.level_counts(network.levels.classes))
 
-    def loss(network: nn.Module, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        assert isinstance(network, Detector)
+    def sample(step: int) -> DetectorSample:
         hu, keypoints, names = bank.batch(
             step,
             size=batch,
@@ -66,34 +86,47 @@ def train_detector(
             coronal=0 if network.levels is None else network.levels.coronal,
         )
         images = scale_intensity(hu, scaling=scaling, window_hu=window_hu)[:, None]
-        features = network.unet.features(images.contiguous(memory_format=torch.channels_last))
-        targets = network.encode(keypoints, _genant(keypoints), *features.shape[2:])
+        height, width = (-(-pixels // network.unet.output_stride) for pixels in hu.shape[1:])
+        return DetectorSample(
+            images.contiguous(memory_format=torch.channels_last),
+            network.encode(keypoints, _genant(keypoints), height, width),
+            None if names is None else _named_cells(network, names, height, width),
+        )
+
+    def loss(network: nn.Module, seen: DetectorSample) -> tuple[Tensor, dict[str, Tensor]]:
+        assert isinstance(network, Detector)
+        features = network.unet.features(seen.images)
         total, parts = detector_loss(
             network.objectness(features),
-            network.codes(features, targets.objectness > 0),
-            targets,
+            network.codes(features, seen.targets.objectness > 0),
+            seen.targets,
             smallest_genant=smallest_genant,
             objectness_weight=objectness_weight,
             height_weight=height_weight,
         )
-        if names is None:
+        if seen.named is None:
             return total, parts
-        parts["levels"] = _level_loss(network, features, names)
+        parts["levels"] = _level_loss(network, features, seen.named)
         return total + level_weight * parts["levels"], parts
 
-    fit(network, loss, settings, work=work, device=device)
+    fit(network, sample, loss, settings, work=work, device=device)
     return network.cpu().eval()
 
 
-def _level_loss(network: Detector, features: Tensor, names: Names) -> Tensor:
-    """Cross-entropy of the levels at the cells of the vertebrae and landmarks whose level is known."""
+def _named_cells(network: Detector, names: Names, height: int, width: int) -> NamedCells:
+    """The output cells (of height x width) of the vertebrae and landmarks whose level is known."""
     assert isinstance(network, AnchorFree)
-    assert network.levels is not None
     known = torch.where((names.levels >= 0)[..., None], names.points, torch.nan)
-    sample, which, row, column = network.near(known, *features.shape[2:])
-    cells = features.permute(0, 2, 3, 1)[sample, row, column].float()
-    logits = network.levels(cells, network.levels.rows(names.context), sample, names.rows[sample, which])
-    return level_loss(logits, names.levels[sample, which])
+    sample, which, row, column = network.near(known, height, width)
+    return NamedCells(sample, row, column, names.rows[sample, which], names.levels[sample, which], names.context)
+
+
+def _level_loss(network: Detector, features: Tensor, named: NamedCells) -> Tensor:
+    """Cross-entropy of the levels at their cells."""
+    assert network.levels is not None
+    cells = features.permute(0, 2, 3, 1)[named.sample, named.row, named.column].float()
+    logits = network.levels(cells, network.levels.rows(named.context), named.sample, named.place)
+    return level_loss(logits, named.levels)
 
 
 def _genant(keypoints: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 import lightning
 import pandas as pd
@@ -50,23 +50,30 @@ class FitSettings:
     mixed_precision: bool
 
 
-class Stage(lightning.LightningModule):
-    """A network and its loss as a function of the step; samples are made on the device, from the step's own seed."""
+Sample = TypeVar("Sample")
+
+
+class Stage(lightning.LightningModule, Generic[Sample]):
+    """A network, its samples as a function of the step, made on the device from the step's own seed, and its loss."""
 
     def __init__(
         self,
         network: nn.Module,
-        loss: Callable[[nn.Module, int], tuple[Tensor, dict[str, Tensor]]],
+        sample: Callable[[int], Sample],
+        loss: Callable[[nn.Module, Sample], tuple[Tensor, dict[str, Tensor]]],
         settings: FitSettings,
     ) -> None:
         super().__init__()
         self.network = network
+        self._sample = sample
         self._loss = loss
         self._settings = settings
 
     def training_step(self, batch: Tensor, batch_index: int) -> Tensor:
         """One step; ``batch`` is a placeholder, the step number decides what is seen."""
-        loss, parts = self._loss(self.network, self.global_step)
+        with torch.autocast(self.device.type, enabled=False):  # bfloat16 is for networks: it holds 3 digits of a place
+            sample = self._sample(self.global_step)
+        loss, parts = self._loss(self.network, sample)
         self.log("loss", loss.detach(), prog_bar=True)
         self.log_dict({name: value.detach() for name, value in parts.items()}, prog_bar=True)
         return loss
@@ -177,7 +184,8 @@ def alone(folder: Path, *, wait_s: float = 60.0) -> Iterator[None]:
 
 def fit(
     network: nn.Module,
-    loss: Callable[[nn.Module, int], tuple[Tensor, dict[str, Tensor]]],
+    sample: Callable[[int], Sample],
+    loss: Callable[[nn.Module, Sample], tuple[Tensor, dict[str, Tensor]]],
     settings: FitSettings,
     *,
     work: Path,
@@ -185,10 +193,10 @@ def fit(
 ) -> None:
     """Optimise the network in place.
 
-    loss : (network, step) -> loss and its named parts. work : folder of the checkpoint and the logs, held by ``alone``;
-    a run that was stopped goes on from the checkpoint there and ends like one that was not. The caller removes the
-    checkpoint once the weights are safe. With ``average_decay`` the weights become their exponential average over the
-    second half of the steps.
+    sample : step -> what the step is trained on. loss : (network, sample) -> loss and its named parts. work : folder of
+    the checkpoint and the logs, held by ``alone``; a run that was stopped goes on from the checkpoint there and ends
+    like one that was not. The caller removes the checkpoint once the weights are safe. With ``average_decay`` the
+    weights become their exponential average over the second half of the steps.
     """
     work.mkdir(parents=True, exist_ok=True)
     for unfinished in work.glob(".writing-*"):
@@ -218,7 +226,7 @@ def fit(
     )
     checkpoint = work / CHECKPOINT
     trainer.fit(
-        Stage(network, loss, settings),
+        Stage(network, sample, loss, settings),
         DataLoader(_Endless(), batch_size=None),
         ckpt_path=str(checkpoint) if checkpoint.is_file() else None,
         weights_only=True,

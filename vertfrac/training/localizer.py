@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,14 @@ from vertfrac.models.intensity import Scaling, scale_intensity
 from vertfrac.models.localizer import Localizer, localizer_loss
 from vertfrac.training.fit import FitSettings, fit
 from vertfrac.training.volumes import VolumeBank
+
+
+class LocalizerSample(NamedTuple):
+    """images : (size, 1, z, y, x), scaled. positions : (size, z, 2), (y, x) in voxels. inside : (size, z), 0 or 1."""
+
+    images: Tensor
+    positions: Tensor
+    inside: Tensor
 
 
 def train_localizer(
@@ -49,7 +58,7 @@ def train_localizer(
     spacing = torch.tensor(bank.spacing_zyx[1:].copy(), dtype=torch.float32, device=device)
     crop = None if crop_mm is None else in_voxels(crop_mm, bank.spacing_zyx)
 
-    def loss(network: nn.Module, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def sample(step: int) -> LocalizerSample:
         hu, positions, inside = bank.batch(
             step,
             size=batch,
@@ -63,10 +72,12 @@ def train_localizer(
             appearance=appearance,
         )
         images = scale_intensity(hu, scaling=scaling, window_hu=window_hu)[:, None]
-        output = network(images.contiguous(memory_format=torch.channels_last_3d))
-        return localizer_loss(output, positions, inside, spacing, limits_weight=limits_weight)
+        return LocalizerSample(images.contiguous(memory_format=torch.channels_last_3d), positions, inside)
 
-    fit(network, loss, settings, work=work, device=device)
+    def loss(network: nn.Module, seen: LocalizerSample) -> tuple[Tensor, dict[str, Tensor]]:
+        return localizer_loss(network(seen.images), seen.positions, seen.inside, spacing, limits_weight=limits_weight)
+
+    fit(network, sample, loss, settings, work=work, device=device)
     return network.cpu().eval()
 
 

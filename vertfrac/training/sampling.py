@@ -35,10 +35,10 @@ def vary_intensity(hu: Tensor, generator: torch.Generator, strength: float) -> T
     batch, ones = len(hu), (1,) * (hu.ndim - 1)
     gain = torch.exp(uniform(generator, (batch, *ones), -0.25, 0.25) * strength)
     shift = uniform(generator, (batch, *ones), -40, 40) * strength
-    hu = (hu - 40) * gain + 40 + shift
+    hu = (hu - 40).mul_(gain).add_(40 + shift)
     blurred = _blur_first_axis(hu, uniform(generator, (batch,), 0.0, 1.0), strength)
     amount = uniform(generator, (batch, *ones), -1.0, 1.0).clamp_min(0.0)
-    hu = hu + (blurred - hu) * amount
+    hu = hu.lerp_(blurred, amount.expand_as(hu))
     level = uniform(generator, (batch, *ones), 0.0, 1.0).square() * 90 * strength
     fine = normal(generator, tuple(hu.shape))
     coarse_shape = (batch, *(max(1, n // 3) for n in hu.shape[1:]))
@@ -46,7 +46,7 @@ def vary_intensity(hu: Tensor, generator: torch.Generator, strength: float) -> T
     mode = "bilinear" if hu.ndim == 3 else "trilinear"
     coarse = F.interpolate(coarse[:, None], size=tuple(hu.shape[1:]), mode=mode, align_corners=False)[:, 0]
     mix = uniform(generator, (batch, *ones), 0.0, 1.0)
-    return hu + level * (fine * (1 - mix) + coarse * mix)
+    return hu.addcmul_(fine, level * (1 - mix)).addcmul_(coarse, level * mix)
 
 
 def vary_appearance(hu: Tensor, generator: torch.Generator, strength: float) -> Tensor:
@@ -98,7 +98,11 @@ def _blur_first_axis(hu: Tensor, width: Tensor, strength: float) -> Tensor:
     reach = torch.arange(-4, 5, device=hu.device, dtype=hu.dtype)
     kernel = torch.exp(-0.5 * (reach / sigma[:, None]) ** 2)
     kernel = kernel / kernel.sum(dim=1, keepdim=True)
-    batch, length = hu.shape[:2]
-    lines = hu.reshape(1, batch, length, -1)
-    padded = F.pad(lines, (0, 0, 4, 4), mode="replicate")
-    return F.conv2d(padded, kernel[:, None, :, None], groups=batch).reshape(hu.shape)
+    length = hu.shape[1]
+    taken = (torch.arange(length, device=hu.device)[:, None] + torch.arange(-4, 5, device=hu.device)).clamp(
+        0, length - 1
+    )
+    band = hu.new_zeros(len(hu), length, length).scatter_add_(
+        2, taken.expand(len(hu), -1, -1), kernel[:, None].expand(-1, length, -1)
+    )
+    return torch.bmm(band, hu.flatten(2)).view(hu.shape)

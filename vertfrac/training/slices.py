@@ -119,12 +119,9 @@ class SliceBank:
             dim=1,
         )
         coarse = (size, 2, math.ceil(height / elastic_length_px) + 3, math.ceil(width / elastic_length_px) + 3)
-        bend = F.interpolate(
-            normal(generator, coarse) * elastic_px * uniform(generator, (size, 1, 1, 1), 0, 1.5),
-            size=crop,
-            mode="bicubic",
-            align_corners=True,
-        )  # (size, 2, h, w): displacement of the slice position that a crop pixel reads
+        knots = normal(generator, coarse) * elastic_px * uniform(generator, (size, 1, 1, 1), 0, 1.5)
+        # (size, 2, h, w): displacement of the slice position that a crop pixel reads
+        bend = _cubic(coarse[2], height, self.device) @ knots @ _cubic(coarse[3], width, self.device).T
         middle = torch.tensor([(height - 1) / 2, (width - 1) / 2], device=self.device)
         rows = torch.arange(height, device=self.device, dtype=torch.float32)
         columns = torch.arange(width, device=self.device, dtype=torch.float32)
@@ -140,10 +137,7 @@ class SliceBank:
             marked = torch.cat([marked, self.names.points[:, marked.shape[1] :, None].expand(-1, -1, 6, -1)], dim=1)
         target = marked[chosen] - center[:, None, None]
         inverse = torch.linalg.inv(matrix)
-        points = torch.einsum("bij,bnkj->bnki", inverse, target) + middle
-        for _ in range(20):  # the displacement depends on where the keypoint ends up: fixed-point iteration
-            moved = _look_up(bend, points)
-            points = torch.einsum("bij,bnkj->bnki", inverse, target - moved) + middle
+        points = _straightened(target, inverse, middle, bend)
         centroid = points.mean(dim=2, keepdim=True)
         limit = torch.tensor([height - 1, width - 1], device=self.device)
         visible = ((centroid >= 0) & (centroid <= limit)).all(dim=-1, keepdim=True)
@@ -183,10 +177,27 @@ def _names(
     return Names(points.to(device), levels.to(device), places.to(device), stacked.to(device))
 
 
-def _look_up(field: Tensor, points: Tensor) -> Tensor:
-    """Values of a field (b, 2, h, w) at points (b, n, k, 2) as (row, column); (b, n, k, 2), NaN for NaN points."""
-    span = torch.tensor([field.shape[2] - 1, field.shape[3] - 1], device=field.device, dtype=field.dtype)
-    sampling = (points / span * 2 - 1).flip(-1)
-    known = torch.isfinite(sampling)
-    values = F.grid_sample(field, sampling.nan_to_num(0.0), mode="bilinear", padding_mode="border", align_corners=True)
-    return torch.where(known, values.permute(0, 2, 3, 1), torch.nan)
+def _cubic(coarse: int, fine: int, device: torch.device) -> Tensor:
+    """Matrix (fine, coarse) of cubic interpolation between knots, the ends upon each other; along one axis."""
+    knots = torch.eye(coarse, device=device)[:, None, None]
+    curves = F.interpolate(knots, size=(1, fine), mode="bicubic", align_corners=True)
+    return curves[:, 0, 0].T
+
+
+def _straightened(target: Tensor, inverse: Tensor, middle: Tensor, bend: Tensor) -> Tensor:
+    """Where crop pixels are that read given places of a slice: inverse @ (target - bend(points)) + middle = points.
+
+    target : (b, n, k, 2), (row, column) about the crop's centre in the slice, NaN where there is none. inverse :
+    (b, 2, 2). middle : (2,), of the crop. bend : (b, 2, h, w). Returns (b, n, k, 2), crop pixels. The displacement
+    depends on where the point ends up: a fixed-point iteration.
+    """
+    half = (torch.tensor(bend.shape[2:], device=bend.device) - 1) / 2  # grid_sample wants (x, y) in [-1, 1]
+    wanted = target.flatten(1, 2).transpose(1, 2).nan_to_num(0.0)  # (b, 2, n * k)
+    normalised = (inverse / half[:, None]).flip(1)
+    shift = (middle / half - 1).flip(0)[:, None]
+    moved = torch.zeros_like(wanted)
+    for _ in range(20):
+        at = torch.baddbmm(shift, normalised, wanted - moved).transpose(1, 2)[:, None]
+        moved = F.grid_sample(bend, at, mode="bilinear", padding_mode="border", align_corners=True)[:, :, 0]
+    points = (inverse @ (wanted - moved)).transpose(1, 2).reshape(target.shape) + middle
+    return torch.where(target.isfinite(), points, torch.nan)

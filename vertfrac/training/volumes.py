@@ -142,16 +142,18 @@ class VolumeBank:
         )
         middle = (np.array(crop) - 1) / 2
 
-        theta = torch.zeros(3, 4)  # grid_sample's affine on (x, y, z) in [-1, 1], align_corners=True
-        half_in, half_out = np.maximum(size - 1, 1) / 2, np.maximum(np.array(crop) - 1, 1) / 2
+        half = np.maximum(size - 1, 1) / 2
         linear = np.zeros((3, 3))  # crop (z, y, x) offsets from the middle -> source offsets from the centre
         linear[0, 0] = zoom_z
         linear[1:, 1:] = matrix
         linear[1:, 0] = shear
-        normalised = linear * half_out[None, :] / half_in[:, None]
-        theta[:, :3] = torch.from_numpy(normalised[::-1, ::-1].copy())
-        theta[:, 3] = torch.from_numpy((((center - (size - 1) / 2) / half_in)[::-1]).copy())
-        grid = F.affine_grid(theta[None].to(self.device), [1, 1, *crop], align_corners=True)
+        # grid_sample wants (x, y, z) in [-1, 1]: a sum of three terms, one along each axis of the crop
+        steps = torch.from_numpy((linear / half[:, None])[::-1].copy()).to(self.device, torch.float32)
+        origin = torch.from_numpy(((center - (size - 1) / 2) / half)[::-1].copy()).to(self.device, torch.float32)
+        along_z, along_y, along_x = (
+            (torch.arange(n, device=self.device) - (n - 1) / 2)[:, None] * steps[:, axis] for axis, n in enumerate(crop)
+        )
+        grid = ((along_z + origin)[:, None, None] + along_y[:, None] + along_x)[None]
         source = (volume.hu.float() - AIR_HU)[None, None]
         hu = F.grid_sample(source, grid, mode="bilinear", padding_mode="zeros", align_corners=True)[0, 0] + AIR_HU
 
