@@ -54,14 +54,18 @@ def predict(
     """
     if quiet and (as_data or verbose):
         raise click.UsageError("--quiet goes with neither --json nor --verbose")
+    from vertfrac.inference.card import PRETRAINED
+    from vertfrac.inference.request import check_request
+
+    folder = model or PRETRAINED
+    check_request(scans, folder, dicom=dicom)
     chosen = compute_on(device, threads)
     from vertfrac.cli.watching import Printing
-    from vertfrac.inference.card import PRETRAINED
     from vertfrac.inference.predict import predict_scans
 
     style: Style = "json" if as_data else "quiet" if quiet else "verbose" if verbose else "usual"
     with Printing(len(scans), style) as printing:
-        succeeded = predict_scans(scans, out, model or PRETRAINED, device=chosen, watcher=printing, dicom=dicom)
+        succeeded = predict_scans(scans, out, folder, device=chosen, watcher=printing, dicom=dicom)
     if not succeeded:
         sys.exit(1)
 

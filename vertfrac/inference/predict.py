@@ -9,22 +9,23 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-import nibabel
 import numpy
 import pandas as pd
 import torch
 
 from vertfrac import __version__, tables
-from vertfrac.errors import ConfigError, ImageError, VertfracError
+from vertfrac.errors import ConfigError, VertfracError
 from vertfrac.files import alone, clear_unfinished, replacing_folder, write_json
-from vertfrac.imaging import Image, case_name, is_nifti, read_image
+from vertfrac.imaging import Image, case_name, read_image
 from vertfrac.imaging.dicom_source import DicomSource, read_source
 from vertfrac.imaging.messages import one_line, printable
 from vertfrac.inference.card import card_digest
 from vertfrac.inference.held_out import curve_rows
+from vertfrac.inference.request import check_request
 from vertfrac.inference.scan import ScanResult, analyse, worst
 from vertfrac.inference.weights import Model, load_model
 from vertfrac.report import slicer
@@ -89,8 +90,7 @@ def predict_scans(
     folder is unusable, ImageError if DICOM objects of a NIfTI file are wanted, ConfigError if ``out`` holds a table or
     a page that is not ours or another process works there, OSError if the disk is full or cannot be written.
     """
-    if dicom and (others := [path for path in scans if is_nifti(path)]):
-        raise ImageError(f"{others[0]}: a NIfTI file, expected a folder with a DICOM series: --dicom needs its study")
+    check_request(scans, model, dicom=dicom)
     trained = load_model(model, device)
     names = _distinct([case_name(path) for path in scans])
     rows: list[dict[str, Any]] = []
@@ -299,7 +299,7 @@ def _scan_card(case: str, path: Path, image: Image, result: ScanResult, model: M
             "vertfrac": __version__,
             "torch": torch.__version__,
             "numpy": numpy.__version__,
-            "nibabel": nibabel.__version__,
+            "nibabel": version("nibabel"),  # which is not imported where the scan is DICOM
         },
         "device": str(model.device),
         "seconds": {"read": reading, **result.seconds},

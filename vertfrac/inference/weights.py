@@ -29,7 +29,7 @@ from vertfrac.inference.card import CARD, FORMAT, read_card
 from vertfrac.models.anchor_based import AnchorBased
 from vertfrac.models.anchor_free import AnchorFree
 from vertfrac.models.detector import Detector
-from vertfrac.models.device import on_device
+from vertfrac.models.device import fold_batch_norm, on_device
 from vertfrac.models.localizer import Localizer
 
 SPACING_MM = (0.1, 10.0)
@@ -138,13 +138,13 @@ def build_detector(settings: DetectorNetwork, spacing_mm: float, seed: int | Non
 def load_localizer(path: Path, settings: LocalizerNetwork, device: torch.device) -> Localizer:
     """A trained localizer in evaluation mode; ModelError names the file if it does not fit the settings."""
     network = _loaded(path, "localizer", lambda: build_localizer(settings))
-    return on_device(network, device, torch.channels_last_3d).eval()
+    return on_device(fold_batch_norm(network), device, torch.channels_last_3d)
 
 
 def load_detector(path: Path, settings: DetectorNetwork, spacing_mm: float, device: torch.device) -> Detector:
     """A trained detector in evaluation mode; ModelError names the file if it does not fit the settings."""
     network = _loaded(path, "detector", lambda: build_detector(settings, spacing_mm))
-    return on_device(network, device, torch.channels_last).eval()
+    return on_device(fold_batch_norm(network), device, torch.channels_last)
 
 
 @dataclass(frozen=True, eq=False)

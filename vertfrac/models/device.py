@@ -1,4 +1,4 @@
-"""Where a network computes: the device, and a network's place and memory layout on it."""
+"""Where and how a network computes: the device, its place and memory layout there, its layers for evaluation."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Literal, TypeVar
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from vertfrac.errors import ModelError
 
@@ -24,6 +26,20 @@ def pick_device(wanted: Device) -> torch.device:
             "--device cuda; cpu or auto go without"
         )
     return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def fold_batch_norm(network: Network) -> Network:
+    """The network itself, in evaluation mode, each batch norm merged into the convolution before it.
+
+    Says the same to float rounding, in fewer passes over memory; is not to be trained any more.
+    """
+    network.eval()
+    for block in [module for module in network.modules() if isinstance(module, nn.Sequential)]:
+        for i in range(1, len(block)):
+            conv, norm = block[i - 1], block[i]
+            if isinstance(conv, nn.Conv1d | nn.Conv2d | nn.Conv3d) and isinstance(norm, _BatchNorm):
+                block[i - 1], block[i] = fuse_conv_bn_eval(conv, norm), nn.Identity()
+    return network
 
 
 def on_device(network: Network, device: torch.device, memory_format: torch.memory_format) -> Network:

@@ -16,7 +16,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
-from sklearn.metrics import auc, roc_curve
 
 from vertfrac.genant import GRADE_LIMITS, GRADES
 from vertfrac.report.style import GRADE_COLOURS, SYSTEM_COLOURS
@@ -264,6 +263,8 @@ def _roc(axes: Axes, rows: pd.DataFrame, systems: list[str], limit: float, nothi
     if rows.empty:
         note(axes, nothing)
         return
+    from sklearn.metrics import auc, roc_curve  # here: it takes a second, which predictions should not pay
+
     axes.plot([0, 1], [0, 1], color=FAINT, lw=0.6, zorder=1)
     for i, name in enumerate(systems):
         truth, found = _indices(of_system(rows, name))

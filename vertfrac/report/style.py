@@ -17,6 +17,9 @@ DPI = 150
 PIXEL_PT = 72 / DPI
 """One pixel of a saved picture, in points."""
 
+_COMPRESSION = 3
+"""Of PNG files, 0 to 9: half the time of zlib's usual 6 for a seventh more bytes."""
+
 GRADE_COLOURS: tuple[str, ...] = ("#3fc1c9", "#ffe14d", "#ff9a1f", "#ff3d5e")
 """Colour of grade 0 to 3 on a dark ground: apart in lightness too, for readers who do not tell red from green."""
 
@@ -50,4 +53,10 @@ def save(path: Path | str, figure: Figure) -> None:
     """Write a figure as PNG at DPI dots per inch, atomically."""
     with replacing(path) as temporary:
         FigureCanvasAgg(figure)
-        figure.savefig(temporary, format="png", dpi=DPI, facecolor=figure.get_facecolor())
+        figure.savefig(
+            temporary,
+            format="png",
+            dpi=DPI,
+            facecolor=figure.get_facecolor(),
+            pil_kwargs={"compress_level": _COMPRESSION},
+        )
