@@ -34,8 +34,8 @@ SIZES = {
     "name": (6, 12, 24),
     "volumes": (8, 16, 32, 64),
     "read for training": (8, 16, 32, 64),
-    "evaluate": (50, 100, 200, 400),
-    "report": (50, 100, 200, 400),
+    "evaluate": (25, 50, 100, 200),
+    "report": (25, 50, 100, 200),
     "plan": (5, 10, 20, 40),
 }
 UNITS = {"scan": "slices", "suppress": "vertebrae", "name": "vertebrae", "plan": "folds"}
@@ -269,7 +269,7 @@ def draw(table: Path, out: Path) -> None:
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
-    from matplotlib.ticker import FuncFormatter, NullFormatter
+    from matplotlib.ticker import FuncFormatter
 
     data = pd.read_csv(table)
     parts = [part for part in SIZES if part in set(data["part"])]
@@ -279,7 +279,7 @@ def draw(table: Path, out: Path) -> None:
         "read for training": "Read volumes for training", "evaluate": "Evaluate, 1000 resamples",
         "report": "Write the report", "plan": "Plan a run",
     }  # fmt: skip
-    plain = FuncFormatter(lambda value, _: f"{value:g}")
+    plain = FuncFormatter(lambda value, _: f"{value:.3g}")
     summary = []
     for panel, part in zip(axes.flat, parts, strict=False):
         rows = data[data["part"] == part].sort_values("size")
@@ -292,10 +292,10 @@ def draw(table: Path, out: Path) -> None:
         panel.set_xlabel(rows["unit"].iloc[0], fontsize=9)
         panel.set_ylabel("s", fontsize=9)
         panel.set_xticks(sizes)
+        panel.set_yticks([seconds[-1], *(seconds[:1] if seconds[-1] > 1.5 * seconds[0] else [])])
+        panel.minorticks_off()
         panel.xaxis.set_major_formatter(plain)
         panel.yaxis.set_major_formatter(plain)
-        for axis in (panel.xaxis, panel.yaxis):
-            axis.set_minor_formatter(NullFormatter())
         panel.tick_params(labelsize=8)
         panel.spines[["top", "right"]].set_visible(False)
         memory = rows["peak_mib"].to_numpy(float)
