@@ -12,7 +12,7 @@ backward, optimiser, on samples and targets that were made before, of the same s
 which samples and targets are made. ``ratio`` is that of the median steps; ``ratio_of_sums`` has the rows of the log in
 it, and the checkpoints at the rate at which they come.
 
-``variants`` takes bare steps as they are and with one thing changed, in turn. The first one, which compiles, is not timed.
+``variants`` takes bare steps as they are and with one thing changed, in turn. The first, which compiles, is not timed.
 """
 
 from __future__ import annotations

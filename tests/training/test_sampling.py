@@ -12,13 +12,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
 from vertfrac import tables
 from vertfrac.arrays import write_arrays
 from vertfrac.errors import CohortError
-from vertfrac.training.sampling import step_generator, vary_appearance, vary_intensity
-from vertfrac.training.slices import SliceBank
+from vertfrac.training.sampling import _blur_first_axis, step_generator, vary_appearance, vary_intensity
+from vertfrac.training.slices import SliceBank, _cubic
 from vertfrac.training.volumes import VolumeBank
 
 CPU = torch.device("cpu")
@@ -296,6 +297,22 @@ def test_more_strength_changes_an_image_more(vary: Vary) -> None:
         for x in (0.2, 0.6, 1.0)
     ]
     assert change == sorted(change)
+
+
+@pytest.mark.parametrize("length", [3, 20])
+def test_the_blur_is_gaussian_and_repeats_the_ends(length: int) -> None:
+    hu = torch.randn(3, length, 5, 4, generator=torch.Generator().manual_seed(1)) * 100
+    width = torch.tensor([0.0, 0.4, 1.0])
+    blurred = _blur_first_axis(hu, width, 1.0)
+    for image, found, sigma in zip(hu, blurred, (0.2, 0.8, 2.0), strict=True):
+        expected = gaussian_filter1d(image.numpy(), sigma, axis=0, mode="nearest", radius=4)
+        assert np.allclose(found.numpy(), expected, atol=1e-3)
+
+
+def test_two_matrices_are_cubic_interpolation_in_the_plane() -> None:
+    knots = torch.randn(2, 2, 7, 5, generator=torch.Generator().manual_seed(1))
+    expected = F.interpolate(knots, size=(40, 24), mode="bicubic", align_corners=True)
+    assert torch.allclose(_cubic(7, 40, CPU) @ knots @ _cubic(5, 24, CPU).T, expected, atol=1e-5)
 
 
 def test_no_two_images_of_a_batch_look_alike_and_soft_tissue_stays_between_fat_and_bone() -> None:

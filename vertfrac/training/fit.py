@@ -53,6 +53,11 @@ class FitSettings:
 Sample = TypeVar("Sample")
 
 
+def _logged(step: int, steps: int) -> bool:
+    """Whether the log has a row of a step, counted from 1."""
+    return step % LOG_EVERY == 0 or step in (1, steps)
+
+
 class Stage(lightning.LightningModule, Generic[Sample]):
     """A network, its samples as a function of the step, made on the device from the step's own seed, and its loss."""
 
@@ -74,8 +79,9 @@ class Stage(lightning.LightningModule, Generic[Sample]):
         with torch.autocast(self.device.type, enabled=False):  # bfloat16 is for networks: it holds 3 digits of a place
             sample = self._sample(self.global_step)
         loss, parts = self._loss(self.network, sample)
-        self.log("loss", loss.detach(), prog_bar=True)
-        self.log_dict({name: value.detach() for name, value in parts.items()}, prog_bar=True)
+        if _logged(self.global_step + 1, self._settings.steps):
+            self.log("loss", loss.detach(), prog_bar=True)
+            self.log_dict({name: value.detach() for name, value in parts.items()}, prog_bar=True)
         return loss
 
     def configure_optimizers(self) -> Any:
@@ -128,7 +134,7 @@ class _Keeper(Callback):
         self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, batch_index: int
     ) -> None:
         step = trainer.global_step  # steps done, this one included
-        if step % LOG_EVERY == 0 or step in (1, trainer.max_steps):
+        if _logged(step, trainer.max_steps):
             self._write({name: float(value) for name, value in trainer.callback_metrics.items()}, step)
         # None after the last step: the average of the weights would not be taken again when a finished run goes on.
         if step % self._every == 0 and step < trainer.max_steps:

@@ -129,7 +129,7 @@ class SliceBank:
         source = torch.einsum("bij,hwj->bhwi", matrix, pixels) + center[:, None, None] + bend.permute(0, 2, 3, 1)
         span = torch.tensor([self.hu.shape[1] - 1, self.columns - 1], device=self.device, dtype=torch.float32)
         sampling = (source / span * 2 - 1).flip(-1)  # grid_sample wants (x, y) in [-1, 1]
-        images = (self.hu[chosen].float() - AIR_HU)[:, None]
+        images = (self.hu[chosen] - float(AIR_HU))[:, None]
         hu = F.grid_sample(images, sampling, mode="bilinear", padding_mode="zeros", align_corners=True)[:, 0] + AIR_HU
 
         marked = self.keypoints

@@ -154,7 +154,7 @@ class VolumeBank:
             (torch.arange(n, device=self.device) - (n - 1) / 2)[:, None] * steps[:, axis] for axis, n in enumerate(crop)
         )
         grid = ((along_z + origin)[:, None, None] + along_y[:, None] + along_x)[None]
-        source = (volume.hu.float() - AIR_HU)[None, None]
+        source = (volume.hu - AIR_HU)[None, None]  # int16 - float: float32
         hu = F.grid_sample(source, grid, mode="bilinear", padding_mode="zeros", align_corners=True)[0, 0] + AIR_HU
 
         offset = torch.arange(crop[0], device=self.device, dtype=torch.float32) - float(middle[0])
