@@ -177,7 +177,8 @@ def listed() -> Iterator[Situation]:
 def left(out: Path) -> str:
     if not out.is_dir():
         return "a file" if out.exists() else "nothing"
-    return " ".join(sorted(path.name for path in out.iterdir())) or "an empty folder"
+    names = sorted(path.name for path in out.iterdir())
+    return " ".join(".writing-..." if name.startswith(".writing-") else name for name in names) or "an empty folder"
 
 
 def told(done: Done, folder: Path) -> str:
