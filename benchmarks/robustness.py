@@ -241,7 +241,7 @@ def situations(table: Path) -> None:
 @click.option("--scans", type=int, default=500, show_default=True)
 @click.option("--out", "table", type=click.Path(path_type=Path), required=True)
 def batch(scans: int, table: Path) -> None:
-    """Measure many scans in one call; resident memory after every so many."""
+    """Measure many scans in one call; resident memory after every fifty."""
     import psutil
     import torch
 
