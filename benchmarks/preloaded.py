@@ -41,8 +41,11 @@ class Done(NamedTuple):
 
 
 def signal_in(stage: str, name: str, *, call: int = 1) -> str:
-    """Code that sends the process a signal when a function of STAGES is called for the n-th time, and then calls it."""
-    module, _, function = STAGES[stage].rpartition(".")
+    """Code that sends the process a signal when a function is called for the n-th time, and then calls it.
+
+    stage : one of STAGES, or the function's own dotted name.
+    """
+    module, _, function = STAGES.get(stage, stage).rpartition(".")
     return f"""
 import os, signal, {module} as module
 true, calls = module.{function}, []

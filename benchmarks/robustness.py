@@ -55,7 +55,6 @@ class Situation(NamedTuple):
     before: str = ""
     scans: tuple[str, ...] = ("a.nii.gz",)
     out: str = "out"
-    clear: str = "out"
 
 
 def make_model(folder: Path) -> Path:
@@ -84,7 +83,7 @@ def make_model(folder: Path) -> Path:
     return folder / "model"
 
 
-def make_scan(path: Path, shape: tuple[int, int, int] = (24, 24, 30)) -> None:
+def make_scan(path: Path, shape: tuple[int, int, int] = (18, 18, 18)) -> None:
     from vertfrac.geometry.grid import Grid
     from vertfrac.imaging import Image, write_nifti
 
@@ -178,7 +177,8 @@ def listed() -> Iterator[Situation]:
 def left(out: Path) -> str:
     if not out.is_dir():
         return "a file" if out.exists() else "nothing"
-    return " ".join(sorted(path.name for path in out.iterdir())) or "an empty folder"
+    names = sorted(path.name for path in out.iterdir())
+    return " ".join(".writing-..." if name.startswith(".writing-") else name for name in names) or "an empty folder"
 
 
 def told(done: Done, folder: Path) -> str:
@@ -209,27 +209,31 @@ def situations(table: Path) -> None:
             arguments = ["predict", *one.scans, "--out", one.out, "--model", "model", "--device", "cpu"]
             return vertfrac.call(*arguments, "--threads", 1, "--quiet", before=before, folder=folder)
 
-        def tried(one: Situation) -> None:
+        def tried(one: Situation, mend: tuple[str, ...] = ()) -> None:
             done = call(one, one.before)
             row = {"situation": one.name, "exit_code": done.code, "message": told(done, folder)}
             row["left"] = left(folder / one.out)
             shutil.copy(folder / "spare", folder / "gone.nii.gz")
+            if mend:
+                subprocess.run(mend, check=True)
             row["next_call"] = call(one, "").code
             row["left_then"] = left(folder / one.out)
             click.echo(row)
             rows.append(row)
-            clear = folder / one.clear
-            shutil.rmtree(clear) if clear.is_dir() else clear.unlink(missing_ok=True)
+            out = folder / one.out
+            shutil.rmtree(out) if out.is_dir() else out.unlink(missing_ok=True)
 
         for one in listed():
             tried(one)
-        for name, options in (
-            ("a disk of 8 kB", "size=8k"), ("a disk of 100 kB", "size=100k"), ("a disk of 280 kB", "size=280k"),
-            ("a read-only disk", "size=8k,ro"),
-        ):  # fmt: skip
-            with disk(folder / "disk", options) as mounted:
+        for size in ("8k", "100k", "280k", "400k"):
+            with disk(folder / "disk", f"size={size}") as mounted:
                 if mounted:
-                    tried(Situation(name, out="disk/out", clear="disk/out"))
+                    more = ("mount", "-o", "remount,size=9m", str(folder / "disk"))
+                    tried(Situation(f"a disk of {size}B; then 9 MB", out="disk/out"), more)
+        with disk(folder / "disk", "size=9m,ro") as mounted:
+            if mounted:
+                more = ("mount", "-o", "remount,rw", str(folder / "disk"))
+                tried(Situation("a read-only disk; then a writable one", out="disk/out"), more)
     pd.DataFrame(rows).to_csv(table, index=False)
 
 
@@ -237,7 +241,7 @@ def situations(table: Path) -> None:
 @click.option("--scans", type=int, default=500, show_default=True)
 @click.option("--out", "table", type=click.Path(path_type=Path), required=True)
 def batch(scans: int, table: Path) -> None:
-    """Measure many scans in one call; resident memory after every so many."""
+    """Measure many scans in one call; resident memory after every fifty."""
     import psutil
     import torch
 

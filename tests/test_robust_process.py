@@ -178,6 +178,14 @@ def test_other_commands_stop_likewise(vertfrac: Any, tmp_path: Path) -> None:
     assert left(images) == {"phantom-0001.nii.gz"}
 
 
+def test_a_report_that_is_stopped_stays_the_one_before(vertfrac: Any, predict: Predict, tmp_path: Path) -> None:
+    assert predict().code == 0
+    page = (tmp_path / "out" / "report.html").read_bytes()
+    stop = tool.signal_in("vertfrac.report.page.read_views", "SIGTERM")
+    _is_one_line(vertfrac.call("report", tmp_path / "out", before=stop), 143, "stopped by SIGTERM")
+    assert (left(tmp_path / "out"), (tmp_path / "out" / "report.html").read_bytes()) == (WHOLE, page)
+
+
 # --- disks
 
 

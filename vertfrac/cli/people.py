@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from vertfrac.models.device import Device
 
 EXIT_CODES = (
-    "Exit code: 0 all scans were measured; 1 a scan failed, or the model or OUT cannot be used; 2 the call is wrong."
+    "Exit code: 0 all scans were measured; 1 a scan failed, or the model or OUT cannot be used; 2 the call is wrong; "
+    "129, 130 or 143 a signal stopped it."
 )
 
 
