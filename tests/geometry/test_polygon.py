@@ -11,7 +11,7 @@ from shapely.geometry import Polygon
 
 from vertfrac.errors import GeometryError
 from vertfrac.geometry.keypoints import POLYGON_ORDER
-from vertfrac.geometry.polygon import box_iou, boxes, butterflies, butterfly_iou
+from vertfrac.geometry.polygon import Overlaps, box_iou, boxes, butterflies, butterfly_iou
 
 seeds = st.integers(0, 2**31)
 
@@ -122,6 +122,16 @@ def test_agrees_with_counting_points_inside(make: Any) -> None:
     np.testing.assert_allclose(butterfly_iou(a, b), both / either, atol=0.03)
     cell = np.prod((high - low) / 149)
     np.testing.assert_allclose(shapely.area(butterflies(a)), in_a.sum(axis=1) * cell, rtol=0.03, atol=15)
+
+
+@given(seeds, st.sampled_from([0.0, 0.1, 0.5, 0.9]), st.sampled_from([0.2, 1.0]))
+def test_boxes_never_contradict_the_intersection(seed: int, threshold: float, apart: float) -> None:
+    points = mixed(seed)
+    points += (apart - 1) * points.mean(axis=1, keepdims=True)
+    iou, overlaps, all_ = butterfly_iou(points, points), Overlaps(points), np.arange(len(points))
+    found = np.stack([overlaps.beyond(threshold, one, all_) for one in all_])
+    clear = np.abs(iou - threshold) > 1e-6
+    np.testing.assert_array_equal(found[clear], (iou > threshold)[clear])
 
 
 def test_known_overlaps() -> None:

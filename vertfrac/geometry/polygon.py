@@ -50,6 +50,34 @@ def butterfly_iou(a: NDArray[np.floating], b: NDArray[np.floating]) -> Floats:
     return result
 
 
+class Overlaps:
+    """Which vertebrae of a set overlap one of them; bounding boxes settle it for most, without any intersection.
+
+    Two areas A and B in a common box J, whose own boxes share I, have in common at least A + B - J and at most I.
+    """
+
+    def __init__(self, keypoints: NDArray[np.floating]) -> None:
+        """keypoints : (n, 6, 2), in one plane, any unit. Raises GeometryError on NaN or infinity."""
+        self._polygons = butterflies(keypoints)
+        self._areas: Floats = shapely.area(self._polygons)
+        # minima, then negative maxima: the minimum of two columns is their common box, the maximum what they share
+        self._corners = np.ascontiguousarray((boxes(keypoints) * [1, 1, -1, -1]).T)
+
+    def beyond(self, threshold: float, one: int, others: NDArray[np.intp]) -> NDArray[np.bool_]:
+        """Whether the BIoU of one vertebra and each of others (m,) is larger than a threshold, 0 to 1; (m,)."""
+        corners, corner = self._corners[:, others], self._corners[:, one, None]
+        common, shared = np.minimum(corners, corner), np.maximum(corners, corner)
+        common, shared = common[:2] + common[2:], np.minimum(shared[:2] + shared[2:], 0)
+        total = self._areas[others] + self._areas[one]
+        least, most = total - common[0] * common[1], shared[0] * shared[1]
+        needed, rounding = threshold / (1 + threshold) * total, 1e-9 * total
+        found: NDArray[np.bool_] = least > needed + rounding
+        unclear = np.flatnonzero(~found & (most > needed - rounding) & (most > 0))
+        if len(unclear):
+            found[unclear] = iou_pairs(self._polygons[one], self._polygons[others[unclear]]) > threshold
+        return found
+
+
 def boxes(keypoints: NDArray[np.floating]) -> Floats:
     """Axis-aligned bounding boxes of (n, 6, 2) keypoints, as (n, 4): minima, then maxima."""
     points = np.asarray(keypoints, dtype=np.float64)

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import shapely
 from numpy.typing import NDArray
 
-from vertfrac.geometry.polygon import box_iou, butterflies, iou_pairs
+from vertfrac.geometry.polygon import Overlaps, box_iou
 
 Floats = NDArray[np.float64]
 
@@ -49,23 +48,20 @@ def suppress(
     points = np.asarray(keypoints, dtype=np.float64)
     cells = np.asarray(anchors, dtype=np.float64)
     doubt = np.zeros(len(points)) if variance is None else variance
-    polygons = butterflies(points) if overlap == "butterfly" and len(points) else None
-    tree = shapely.STRtree(polygons) if polygons is not None else None
+    overlaps = Overlaps(points) if overlap == "butterfly" else None
     alive = np.ones(len(points), dtype=bool)
     winners: list[Detection] = []
     for i in range(len(points)):
         if not alive[i]:
             continue
-        if tree is not None and polygons is not None:
-            near = tree.query(polygons[i])
-            near = near[alive[near]]
-            iou = iou_pairs(polygons[i], polygons[near])
+        near = i + np.flatnonzero(alive[i:])
+        if overlaps is not None:
+            beyond = overlaps.beyond(threshold, i, near)
         else:
-            near = np.flatnonzero(alive)
-            iou = box_iou(points[i : i + 1], points[near])[0]
-        removed = near[(iou > threshold) | (near == i)]
+            beyond = box_iou(points[i : i + 1], points[near])[0] > threshold
+        beyond[0] = True  # the winner itself, which may have no area
+        removed = near[beyond]
         alive[removed] = False
-        alive[i] = False
         winners.append(_averaged(i, removed, scores, points, doubt, cells, average_px))
     return winners
 
