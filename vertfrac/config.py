@@ -26,6 +26,7 @@ Step = Annotated[float, Field(ge=0.1, le=100)]
 Reach = Annotated[float, Field(ge=0, le=1000)]
 Width = Annotated[float, Field(gt=0, le=1000)]
 Spacing = tuple[Step, Step, Step]
+Box = tuple[Positive, Positive, Positive]
 
 
 def _ascending(window: tuple[float, float]) -> tuple[float, float]:
@@ -235,7 +236,7 @@ class Localizer(Section):
 
     input: LocalizerInput
     network: LocalizerNetwork
-    crop_mm: Spacing | None = Field(description="size of a training crop, x, y, z; null takes whole scans")
+    crop_mm: Box | None = Field(description="size of a training crop, x, y, z; null takes whole scans")
     augmentation: VolumeAugmentation = Field(default_factory=VolumeAugmentation)
     loss: LocalizerLoss = Field(default_factory=LocalizerLoss)
     training: Training

@@ -188,7 +188,7 @@ def read_json(path: Path | str) -> Any:
 
 
 def _integer(digits: str) -> int | float:
-    return int(digits) if len(digits) < 19 else float(digits)
+    return int(digits) if len(digits) < 20 and abs(int(digits)) < 2**63 else float(digits)
 
 
 def _is_deep(value: Any) -> bool:

@@ -22,6 +22,7 @@ from vertfrac.files import walk
 from vertfrac.imaging.messages import one_line
 
 _BATCH = 4096  # headers in flight: what bounds the memory, whatever the size of the tree
+_MOST = 2**31  # what a DICOM integer string may hold
 _TAGS = ["SOPClassUID", "SeriesInstanceUID", "InstanceNumber", "PatientID"]
 
 
@@ -76,9 +77,10 @@ def _row(images: Path, file: Path) -> dict[str, Any]:
     if row["series"] is None and not directory:
         return row | {"reason": "cut short or damaged: holds no SeriesInstanceUID"}
     try:
-        row["instance"] = int(header.InstanceNumber)
-    except (AttributeError, TypeError, ValueError):  # absent, empty or no number
-        row["instance"] = None
+        number = int(header.InstanceNumber)
+    except (AttributeError, TypeError, ValueError, OverflowError):  # absent, empty or no number
+        number = _MOST
+    row["instance"] = number if abs(number) < _MOST else None
     return row | {"reason": ""}
 
 

@@ -18,6 +18,9 @@ from vertfrac.errors import GeometryError
 Floats = NDArray[np.float64]
 
 
+LONGEST_MM = 5000.0
+"""More than any spine measures: centres that lie farther apart are not those of one."""
+
 LEAST_DESCENT = 1e-3
 """mm in z per mm of length: a tangent never lies flat, where it would have no posterior axis to go with it."""
 
@@ -101,6 +104,8 @@ def curve_through_centers(centers_world: ArrayLike, step_mm: float = 1.0) -> Cur
     centers = centers[np.argsort(centers[:, 2])]
     if (np.diff(centers[:, 2]) <= 1e-6).any():
         raise GeometryError("two vertebra centres lie at the same height z")
+    if np.ptp(centers, axis=0).max() > LONGEST_MM:
+        raise GeometryError(f"vertebra centres lie {np.ptp(centers, axis=0).max():g} mm apart, expected one spine")
     interpolate = PchipInterpolator(centers[:, 2], centers[:, :2])
     low, high = centers[0, 2], centers[-1, 2]
     z = np.linspace(high, low, max(2, round((high - low) / step_mm) + 1))

@@ -25,6 +25,10 @@ from vertfrac.geometry.grid import Grid
 Floats = NDArray[np.float64]
 
 
+FARTHEST_MM = 50_000.0
+"""From the ends of a slice, of points that can be mapped to it: the search for the nearest row takes memory."""
+
+
 @dataclass(frozen=True, eq=False)
 class StraightSlice:
     """Geometry of one straightened slice.
@@ -77,6 +81,8 @@ class StraightSlice:
             raise GeometryError("cannot map points that are NaN or infinite to a slice")
         ends = self.start_mm + np.array([0.0, self.rows * self.spacing_mm])
         far = np.linalg.norm(flat[:, None] - self.curve.at(ends), axis=-1).min(axis=1)
+        if far.max(initial=0.0) > FARTHEST_MM:
+            raise GeometryError(f"a point lies {far.max():g} mm from the ends of the slice, expected it near the spine")
         margin = max(60.0, 2 * float(far.max(initial=0.0)))  # enough for the nearest point of the curve
         coarse = np.arange(ends[0] - margin, ends[1] + margin, 1.0)
         _, nearest = cKDTree(self.curve.at(coarse)).query(flat)

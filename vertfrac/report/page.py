@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -161,13 +162,20 @@ def _facts(path: Path) -> Record:
     card = read_json(path)
     try:
         return {
-            "shape": card["shape"],
-            "spacing": card["spacing_mm"],
-            "model": card["model"]["name"],
-            "version": card["versions"]["vertfrac"],
+            "shape": [int(n) for n in card["shape"]],
+            "spacing": [_finite(mm) for mm in card["spacing_mm"]],
+            "model": str(card["model"]["name"]),
+            "version": str(card["versions"]["vertfrac"]),
         }
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise TableError(f"{path}: lacks {error}, expected the card of a graded scan") from error
+
+
+def _finite(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"a finite number, found {number}")
+    return number
 
 
 def _records(data: pd.DataFrame) -> list[Record]:
