@@ -54,7 +54,7 @@ def test_a_loaded_model_answers_like_the_exported_networks(
         localizer = build_localizer(system.localizer.network, seed=fold)
         detector = build_detector(system.detector.network, 1.0, seed=fold)
         volume, image = torch.randn(1, 1, 9, 10, 11), torch.randn(1, 1, 20, 30)
-        assert torch.equal(loaded.localizers[fold](volume).positions, localizer.eval()(volume).positions)
+        torch.testing.assert_close(loaded.localizers[fold](volume).positions, localizer.eval()(volume).positions)
         assert torch.allclose(loaded.detectors[fold](image), detector.eval()(image), atol=1e-6)
 
 
