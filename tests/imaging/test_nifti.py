@@ -190,7 +190,6 @@ def test_broken_voxels_become_air_with_a_warning(tmp_path):
     [
         (volume() // 100, {}, "narrower than any CT"),
         (volume() + 1024, {}, "perhaps not in HU"),
-        (volume(), {"xyzt_units": 1}, "unusual for CT"),
         (volume(), {"pixdim": [1, 1, 1, 1, 0, 0, 0, 0]}, "affine used"),
         (volume(), {"qform_code": 1, "qoffset_x": 5}, "sform used"),
     ],
@@ -199,6 +198,11 @@ def test_doubts_are_warnings(tmp_path, values, header, words):
     image = read_image(save(tmp_path / "a.nii", values, **header))
     assert len(image.warnings) == 1
     assert words in image.warnings[0]
+
+
+def test_a_scan_of_millimetres_in_metres_is_refused(tmp_path):
+    with pytest.raises(ImageError, match=r"a\.nii: covers .* expected at most 3000 mm"):
+        read_image(save(tmp_path / "a.nii", volume(), xyzt_units=1))
 
 
 def cut(path: Path, size: int) -> Path:

@@ -185,8 +185,10 @@ def test_a_scan_larger_than_any_patient_is_refused(spacing: tuple[float, float, 
 
 
 def test_a_scan_of_a_whole_patient_is_not_too_large() -> None:
-    hu = np.arange(20**3).reshape(20, 20, 20)
-    assert image_from_array(hu, np.diag([35.0, 35.0, 100.0, 1])).grid.extent_mm.max() == 2000
+    hu = np.arange(20**3).reshape(20, 20, 20) - 1000
+    image = image_from_array(hu, np.diag([35.0, 35.0, 100.0, 1]))
+    assert image.grid.extent_mm.max() == 2000
+    assert ["unusual for CT" in warning for warning in image.warnings] == [True]
 
 
 @pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "x" * 5000 + ".nii"])
