@@ -101,8 +101,10 @@ class StraightSlice:
 
     def pixels_world(self) -> Floats:
         """World point of every pixel, (rows, columns, 3), RAS mm."""
-        rows, columns = np.meshgrid(np.arange(self.rows), np.arange(self.columns), indexing="ij")
-        return self.to_world(np.stack([rows, columns], axis=-1))
+        center, _, posterior, _ = self.curve.frames(self.start_mm + np.arange(self.rows) * self.spacing_mm)
+        depth = (np.arange(self.columns) - self.center_column) * self.spacing_mm
+        pixels: Floats = center[:, None] + posterior[:, None] * depth[:, None]
+        return pixels
 
 
 def sample(
