@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -77,11 +79,13 @@ def predict_scans(
 
     A scan that fails keeps its row in ``out/scans.parquet`` and ``out/scans.csv``, and its line in ``out/report.html``,
     with status and reason; the vertebrae of all scans are in ``out/vertebrae.parquet`` and ``out/vertebrae.csv``.
+    What the process holds once the model is loaded is no longer looked through for garbage.
     tell : receives one line per scan. dicom : write DICOM objects of each scan too. Raises ModelError if the model
     folder is unusable, ImageError if DICOM objects of a NIfTI file are wanted.
     """
     check_request(scans, model, dicom=dicom)
     trained = load_model(model, device)
+    gc.freeze()  # what is loaded stays: to look through it for garbage takes 0.2 s, once or more for each picture
     out.mkdir(parents=True, exist_ok=True)
     names = _distinct([case_name(path) for path in scans])
     rows: list[dict[str, Any]] = []
@@ -175,7 +179,10 @@ def write_folder(
     vertebrae : those of the result with case and system. reading : seconds that it took to read the image. source : the
     study that DICOM objects are written for. Raises ConfigError if the folder holds something else.
     """
-    with replacing_folder(out, marker="scan.json") as folder:
+    with replacing_folder(out, marker="scan.json") as folder, ThreadPoolExecutor(1) as beside:
+        views = beside.submit(
+            write_views, folder / VIEWS, image=image, geometry=result.geometry, vertebrae=vertebrae
+        )  # sampling and WebP let matplotlib go on
         written = tables.write_table(folder / "vertebrae.parquet", tables.VERTEBRAE, vertebrae)
         tables.write_csv(folder / "vertebrae.csv", written.drop(columns=["repeat", "fold"]))
         spine = result.spine
@@ -191,7 +198,7 @@ def write_folder(
         )
         if source is not None:
             _write_dicom(folder, source, image, result, vertebrae, model)
-        write_views(folder / VIEWS, image=image, geometry=result.geometry, vertebrae=vertebrae)
+        views.result()
         write_json(folder / "scan.json", _scan_card(case, path, image, result, model, round(reading, 4)))
 
 
