@@ -58,7 +58,7 @@ demo-real: $(REAL)/chest-ct.nii.gz
 	@echo "Picture: $(REAL)/graded/chest-ct/overlay.png"
 
 test: $(VENV)/ready-dev
-	$(BIN)/python -m pytest --numprocesses $(CORES) --dist loadfile
+	$(BIN)/python -m pytest --numprocesses $(CORES) --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/ready-dev
 	$(BIN)/ruff check

@@ -136,55 +136,62 @@ def cold(scan: Path, folder: Path, options: list[str]) -> list[Row]:
     return [*rows, {"stage": "total", "seconds": total, "peak_mb": usage.ru_maxrss * 1024 / MB}]
 
 
+class Repeated:
+    """A watcher of ``predict_scans``, which measures one scan again and again; the first time, it warms up.
+
+    begun, ended : are called about each other time.
+    """
+
+    def __init__(self, begun: Callable[[], None], ended: Callable[[dict[str, float]], None]) -> None:
+        self._begun, self._ended = begun, ended
+        self._warm = False
+
+    def begin(self, case: str) -> None:
+        if self._warm:
+            self._begun()
+
+    def done(self, outcome: Any) -> None:
+        if outcome.row["status"] != "ok":
+            raise SystemExit(outcome.row["reason"])
+        if self._warm:
+            self._ended(outcome.seconds)
+        self._warm = True
+
+    def run(self, scan: Path, folder: Path, device: str, threads: int, times: int) -> None:
+        """Measure the scan once, and then so many times."""
+        import torch
+
+        from vertfrac.inference.card import PRETRAINED
+        from vertfrac.inference.predict import predict_scans
+
+        torch.set_num_threads(threads)
+        predict_scans([scan] * (times + 1), folder, PRETRAINED, device=torch.device(device), watcher=self)
+
+
 def warm(scan: Path, folder: Path, device: str, threads: int, repeats: int, send: Callable[[list[Row]], None]) -> None:
     """One scan, measured over and over in this process."""
     import torch
 
-    measure = measurer(scan, folder, device, threads)
-    measure()
-    runs, memory, gpu = [], [], 0.0
-    for _ in range(repeats):
-        if device == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-        with Memory(os.getpid()) as taken:
-            start = time.perf_counter()
-            seconds = measure()
-        runs.append(seconds)
-        memory.append(peaks(taken.samples, start, seconds))
-        gpu = torch.cuda.max_memory_allocated() / MB if device == "cuda" else 0.0
+    starts: list[float] = []
+    runs: list[dict[str, float]] = []
+    with Memory(os.getpid()) as memory:
+        repeated = Repeated(lambda: starts.append(time.perf_counter()), runs.append)
+        repeated.run(scan, folder, device, threads, repeats)
+    held = [peaks(memory.samples, start, seconds) for start, seconds in zip(starts, runs, strict=True)]
     rows: list[Row] = [
         {
             "stage": stage,
             "seconds": median(run[stage] for run in runs),
             "slowest": max(run[stage] for run in runs),
-            "peak_mb": max(peak[stage] for peak in memory),
+            "peak_mb": max(peak[stage] for peak in held),
         }
         for stage in STAGES
     ]
     totals = [sum(run.values()) for run in runs]
     whole: Row = {"stage": "total", "seconds": median(totals), "slowest": max(totals)}
-    whole |= {"peak_mb": max(row["peak_mb"] for row in rows), "gpu_mb": gpu or None}
+    whole["peak_mb"] = max(row["peak_mb"] for row in rows)
+    whole["gpu_mb"] = torch.cuda.max_memory_allocated() / MB if device == "cuda" else None
     send([*rows, whole])
-
-
-def measurer(scan: Path, folder: Path, device: str, threads: int) -> Callable[[], dict[str, float]]:
-    """What measures a scan once and returns the seconds of its stages; the model is loaded."""
-    import torch
-
-    from vertfrac.inference.card import PRETRAINED
-    from vertfrac.inference.predict import predict_scan
-    from vertfrac.inference.weights import load_model
-
-    torch.set_num_threads(threads)
-    model = load_model(PRETRAINED, torch.device(device))
-
-    def measure() -> dict[str, float]:
-        outcome = predict_scan("scan", scan, model, folder / "scan")
-        if outcome.row["status"] != "ok":
-            raise SystemExit(outcome.row["reason"])
-        return outcome.seconds
-
-    return measure
 
 
 def apart(target: Callable[..., None], *arguments: Any) -> Any:
@@ -263,16 +270,18 @@ def measure(scan: Path | None, slices: tuple[int, ...], repeats: int, device: st
 @click.option("--smallest", type=float, default=0.015, show_default=True, help="share of the whole that is still drawn")
 @out_option
 def profile(scan: Path | None, slices: int, device: str, threads: int, smallest: float, out: Path) -> None:
-    """Draw where a warm prediction spends its time: wall time by call, callers above what they call."""
+    """Draw where a warm prediction spends its time: wall time by call, callers above what they call.
+
+    Of the main thread: what is written beside it, the views of the page, is not seen.
+    """
     from pyinstrument import Profiler
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         apart(_made, scan, (slices,), folder)
-        once = measurer(folder / f"{slices}.nii.gz", folder, device, threads)
-        once()
-        with Profiler(interval=0.001) as profiler:
-            once()
+        profiler = Profiler(interval=0.001)
+        repeated = Repeated(profiler.start, lambda _: profiler.stop())
+        repeated.run(folder / f"{slices}.nii.gz", folder / "out", device, threads, 1)
     assert profiler.last_session is not None
     root = profiler.last_session.root_frame()
     assert root is not None
@@ -285,9 +294,7 @@ def draw(root: Any, smallest: float, title: str, out: Path) -> None:
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
-    top = root
-    while top.function != "predict_scan":
-        top = max(top.children, key=lambda frame: frame.time)
+    top = next(frame for frame in below(root) if frame.function == "predict_scan")
     boxes = list(lay(top, 0, 0.0, smallest * top.time, ""))
     depth = max(box.level for box in boxes) + 1
     parts = list(dict.fromkeys(box.part for box in sorted(boxes) if box.part))
@@ -296,7 +303,7 @@ def draw(root: Any, smallest: float, title: str, out: Path) -> None:
     for box in boxes:
         colour = f"C{parts.index(box.part) % 10}" if box.part else "#c9d3dd"
         axes.add_patch(Rectangle((box.start, box.level), box.seconds, 0.94, facecolor=colour, alpha=0.45, ec="white"))
-        room = int(box.seconds / top.time * 160)  # letters
+        room = int(box.seconds / top.time * 200)  # letters
         text = f"{box.name}  {box.seconds:.2f} s"
         text = text if len(text) <= room else box.name
         if room >= 4:
@@ -308,6 +315,13 @@ def draw(root: Any, smallest: float, title: str, out: Path) -> None:
         axes.spines[side].set_visible(False)
     FigureCanvasAgg(figure)
     figure.savefig(out)
+
+
+def below(frame: Any) -> Iterator[Any]:
+    """A frame and all that it calls, directly or not."""
+    yield frame
+    for child in frame.children:
+        yield from below(child)
 
 
 class Box(NamedTuple):
@@ -348,12 +362,12 @@ def called(frame: Any) -> list[Any]:
 
 
 def gist(frame: Any) -> str:
-    """The name of the deepest call that takes most of a frame's time."""
-    while frame.children and (longest := max(frame.children, key=lambda one: one.time)).time > 0.6 * frame.time:
-        if longest.function.startswith(("<", "[")):
-            break
+    """The name of the deepest call that takes much of a frame's time."""
+    name = str(frame.function)
+    while frame.children and (longest := max(frame.children, key=lambda one: one.time)).time > 0.4 * frame.time:
         frame = longest
-    return str(frame.function)
+        name = name if frame.function.startswith(("<", "[")) else str(frame.function)
+    return name.rpartition(".")[2]
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -107,6 +108,7 @@ def _serve() -> None:
             for number, name in ((1, "out"), (2, "err")):
                 os.dup2(os.open(Path(call["said"], name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), number)
             os.chdir(call["folder"])
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
             code = 1
             try:
                 exec(call["before"], {})

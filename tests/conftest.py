@@ -14,6 +14,11 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files of long tests first, so that no core waits at the end for the last of them."""
+    items.sort(key=lambda item: item.path.parent.name != "workflow")
+
+
 @pytest.fixture(scope="session")
 def spine_keypoints() -> Callable[..., Floats]:
     """Keypoints (n, 6, 3) of vertebrae along z: ``pitch`` mm apart, the first at ``top``; heights (n, 3) or 20 mm."""

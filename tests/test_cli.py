@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 
 from vertfrac import __version__, tables
 from vertfrac.cli import main
+from vertfrac.inference.card import FORMAT
 
 ROOT = Path(__file__).parents[1]
 MakeModel = Callable[..., Path]
@@ -102,7 +103,7 @@ def test_a_promised_gpu_that_is_not_there_is_one_line(tmp_path: Path, monkeypatc
     import torch
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    result = _run("predict", "scan.nii", "--out", tmp_path / "out", "--model", tmp_path, "--device", "cuda")
+    result = _run("predict", "scan.nii", "--out", tmp_path / "out", "--device", "cuda")
     _is_one_line_about(result, "no usable GPU", "--device cuda")
 
 
@@ -120,8 +121,9 @@ def test_a_gpu_is_leased_where_one_may_be_used(
     monkeypatch.setattr(torch.version, "cuda", build)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(called))  # a GPU that is seen before is not the leased
     monkeypatch.setattr(gpu, "lease", called.append)
-    result = _run("predict", "scan.nii", "--out", tmp_path / "out", "--model", tmp_path / "nowhere", "--device", device)
-    _is_one_line_about(result, "nowhere", "model.json")
+    (tmp_path / "model.json").write_text(f'{{"format": {FORMAT}}}')  # is refused when it is loaded, on the device
+    result = _run("predict", "scan.nii", "--out", tmp_path / "out", "--model", tmp_path, "--device", device)
+    _is_one_line_about(result, "model.json: entry 'system' is missing")
     assert len(called) == leases
 
 

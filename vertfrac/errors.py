@@ -23,18 +23,20 @@ def printable(text: object) -> str:
     )
 
 
-class VertfracError(Exception):
-    """Base class of all errors that a user can cause and mend.
+def as_message(text: object) -> str:
+    """A text that may repeat what a file holds as one printable line of bounded length, its beginning and its end."""
+    line = str(text)
+    if len(line) > LONGEST_MESSAGE:
+        half = LONGEST_MESSAGE // 2
+        line = f"{line[:half]} ... {line[-half:]}"
+    return printable(re.sub(r"\s*[\r\n]\s*", " ", line.strip()))
 
-    Whatever a file or another library puts into the message, it becomes one printable line of bounded length.
-    """
+
+class VertfracError(Exception):
+    """Base class of all errors that a user can cause and mend; the message is made one by ``as_message``."""
 
     def __init__(self, message: object = "") -> None:
-        line = str(message)
-        if len(line) > LONGEST_MESSAGE:
-            half = LONGEST_MESSAGE // 2
-            line = f"{line[:half]} ... {line[-half:]}"
-        super().__init__(printable(re.sub(r"\s*[\r\n]\s*", " ", line.strip())))
+        super().__init__(as_message(message))
 
 
 class ConfigError(VertfracError):

@@ -77,6 +77,12 @@ def test_a_level_twice_and_an_unknown_one_are_told(keypoints: Floats) -> None:
     assert ("error", "order", False) in named(keypoints, ("1", "2", "2", "3", "4"))
 
 
+def test_a_level_of_any_length_is_told_in_one_line(keypoints: Floats) -> None:
+    (finding,) = check_annotation(keypoints, ("T10", "y" * 5000 + "\n", "T12", "L1", "L2"), GRID)
+    assert len(finding.message) < 1100
+    assert finding.message.isprintable()
+
+
 def test_a_gap_is_told_unless_the_levels_explain_it(keypoints: Floats) -> None:
     gap = keypoints[[0, 1, 3, 4]]
     assert ("warning", "distance", False) in named(gap, ("1", "2", "3", "4"))

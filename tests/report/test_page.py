@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -119,6 +120,15 @@ def test_what_is_missing_is_named_and_nothing_is_written(
         write_report(graded.out)
     assert not list(graded.out.glob("*report*"))
     assert not list(graded.out.glob(".writing-*"))
+
+
+def test_infinity_in_a_table_is_refused(grade_scans: Callable[..., Graded]) -> None:
+    graded = grade_scans({"one": 1})
+    path = graded.out / "one" / "vertebrae.parquet"
+    table = tables.read_table(path, tables.VERTEBRAE)
+    tables.write_table(path, tables.VERTEBRAE, table.assign(posterior_inferior_z=math.inf))
+    with pytest.raises(TableError, match=r"vertebrae\.parquet: column posterior_inferior_z holds infinity"):
+        write_report(graded.out)
 
 
 def test_scans_without_a_grade_come_after_graded_ones(grade_scans: Callable[..., Graded]) -> None:

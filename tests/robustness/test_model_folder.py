@@ -82,6 +82,15 @@ def test_weights_that_are_not_finite_are_refused(value: float, name: str, model:
     refused(model, f"{name}: .* holds NaN or infinity")
 
 
+@pytest.mark.parametrize("name", ["localizer-0.safetensors", "detector-0.safetensors"])
+def test_a_batch_norm_of_negative_variance_is_refused(name: str, model: Path) -> None:
+    def change(tensors: dict[str, Any]) -> None:
+        next(tensor for key, tensor in tensors.items() if key.endswith("running_var"))[0] = -1.0
+
+    weights(model, change, name)
+    refused(model, f"{name}: the batch norm of .* gives no finite numbers")
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.int32])
 def test_weights_of_another_type_are_refused(dtype: torch.dtype, model: Path) -> None:
     def change(tensors: dict[str, Any]) -> None:

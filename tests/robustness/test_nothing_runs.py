@@ -210,7 +210,7 @@ def test_a_checkpoint_that_would_run_code_is_refused_and_runs_nothing(
 ) -> None:
     (tmp_path / CHECKPOINT).write_bytes(bomb(Bomb(tmp_path / "harmed")))
     with pytest.raises(ModelError, match=f"{CHECKPOINT}: not a checkpoint of vertfrac"):
-        fit(nn.Linear(1, 1), _loss, SETTINGS, work=tmp_path, device=torch.device("cpu"))
+        fit(nn.Linear(1, 1), _step, _loss, SETTINGS, work=tmp_path, device=torch.device("cpu"))
     assert not (tmp_path / "harmed").exists()
 
 
@@ -220,6 +220,10 @@ def test_a_parquet_file_with_pickled_cells_runs_nothing(tmp_path: Path) -> None:
     with pytest.raises(VertfracError, match=r"a\.parquet"):
         tables.read_table(tmp_path / "a.parquet", tables.CASE_STATUS)
     assert not (tmp_path / "harmed").exists()
+
+
+def _step(step: int) -> int:
+    return step
 
 
 def _loss(network: nn.Module, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:

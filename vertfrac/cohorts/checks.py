@@ -20,6 +20,7 @@ from scipy.ndimage import map_coordinates
 
 from vertfrac import tables
 from vertfrac.cohorts.levels import LEVELS, parse_level, place
+from vertfrac.errors import as_message
 from vertfrac.genant import genant_index
 from vertfrac.geometry.grid import Grid
 from vertfrac.geometry.keypoints import HEIGHTS, centers, heights
@@ -102,11 +103,11 @@ def check_annotation(keypoints: Floats, names: Sequence[str], grid: Grid) -> lis
 
 
 def _error(check: str, message: str, *, orientation: bool = False) -> Finding:
-    return Finding("error", check, message, orientation)
+    return Finding("error", check, as_message(message), orientation)
 
 
 def _warning(check: str, message: str, *, orientation: bool = False) -> Finding:
-    return Finding("warning", check, message, orientation)
+    return Finding("warning", check, as_message(message), orientation)
 
 
 def _outside(keypoints: Floats, names: Sequence[str], grid: Grid) -> Iterator[Finding]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
@@ -86,12 +88,14 @@ def predict_scans(
     with status and reason; the vertebrae of all scans are in ``out/vertebrae.parquet`` and ``out/vertebrae.csv``.
     The tables and the page of an earlier call are removed before the first scan, since a call that is stopped may have
     replaced some of the folders that they tell of. A defect of vertfrac that one scan brings out is that scan's reason.
+    What the process holds once the model is loaded is no longer looked through for garbage.
     tell : receives one line per scan. dicom : write DICOM objects of each scan too. Raises ModelError if the model
     folder is unusable, ImageError if DICOM objects of a NIfTI file are wanted, ConfigError if ``out`` holds a table or
     a page that is not ours or another process works there, OSError if the disk is full or cannot be written.
     """
     check_request(scans, model, dicom=dicom)
     trained = load_model(model, device)
+    gc.freeze()  # what is loaded stays: to look through it for garbage takes 0.2 s, once or more for each picture
     names = _distinct([case_name(path) for path in scans])
     rows: list[dict[str, Any]] = []
     vertebrae = [tables.VERTEBRAE.frame([])]
@@ -208,7 +212,7 @@ def _predict_whatever_happens(case: str, path: Path, model: Model, folder: Path,
         raise
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
-        own = [frame for frame in frames if Path(__file__).parents[1] in Path(frame.filename).parents][-1]
+        own = [frame for frame in frames if "vertfrac" in Path(frame.filename).parts][-1]
         where = f"{Path(own.filename).name}, line {own.lineno}"
         reason = f"{printable(path)}: a defect of vertfrac, {type(error).__name__}: {one_line(error)} ({where})"
     source = printable(path)
@@ -240,7 +244,10 @@ def write_folder(
     vertebrae : those of the result with case and system. reading : seconds that it took to read the image. source : the
     study that DICOM objects are written for. Raises ConfigError if the folder holds something else.
     """
-    with replacing_folder(out, marker="scan.json") as folder:
+    with replacing_folder(out, marker="scan.json") as folder, ThreadPoolExecutor(1) as beside:
+        views = beside.submit(
+            write_views, folder / VIEWS, image=image, geometry=result.geometry, vertebrae=vertebrae
+        )  # sampling and WebP let matplotlib go on
         written = tables.write_table(folder / "vertebrae.parquet", tables.VERTEBRAE, vertebrae)
         tables.write_csv(folder / "vertebrae.csv", written.drop(columns=["repeat", "fold"]))
         spine = result.spine
@@ -256,7 +263,7 @@ def write_folder(
         )
         if source is not None:
             _write_dicom(folder, source, image, result, vertebrae, model)
-        write_views(folder / VIEWS, image=image, geometry=result.geometry, vertebrae=vertebrae)
+        views.result()
         write_json(folder / "scan.json", _scan_card(case, path, image, result, model, round(reading, 4)))
 
 

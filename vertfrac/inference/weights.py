@@ -62,7 +62,7 @@ def _in_order(content: bytes) -> bytes:
 
 
 def _loaded(path: Path, kind: str, build: Callable[[], N]) -> N:
-    """The network that ``build`` makes, with the weights of a file.
+    """The network that ``build`` makes, with the weights of a file, for evaluation (``fold_batch_norm``).
 
     Nothing is allocated for the network before names, shapes and types of all its tensors are those in the file.
     """
@@ -76,6 +76,9 @@ def _loaded(path: Path, kind: str, build: Callable[[], N]) -> N:
         raise ModelError(f"{path}: weights do not fit ({' '.join(str(error).split())[:200]})") from error
     network = build()
     network.load_state_dict(weights)
+    for name, tensor in fold_batch_norm(network).state_dict().items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise ModelError(f"{path}: the batch norm of {name} gives no finite numbers, expected variances above 0")
     return network
 
 
@@ -138,13 +141,13 @@ def build_detector(settings: DetectorNetwork, spacing_mm: float, seed: int | Non
 def load_localizer(path: Path, settings: LocalizerNetwork, device: torch.device) -> Localizer:
     """A trained localizer in evaluation mode; ModelError names the file if it does not fit the settings."""
     network = _loaded(path, "localizer", lambda: build_localizer(settings))
-    return on_device(fold_batch_norm(network), device, torch.channels_last_3d)
+    return on_device(network, device, torch.channels_last_3d)
 
 
 def load_detector(path: Path, settings: DetectorNetwork, spacing_mm: float, device: torch.device) -> Detector:
     """A trained detector in evaluation mode; ModelError names the file if it does not fit the settings."""
     network = _loaded(path, "detector", lambda: build_detector(settings, spacing_mm))
-    return on_device(fold_batch_norm(network), device, torch.channels_last)
+    return on_device(network, device, torch.channels_last)
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,6 +16,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
@@ -45,7 +46,7 @@ def write_report(out: Path) -> Path:
     Needs ``scans.parquet`` and, of each scan that succeeded, its folder. A folder without ``views.json``, of an earlier
     version, is shown without pictures. Raises TableError that names a file that is missing or broken.
     """
-    scans = tables.read_table(out / "scans.parquet", tables.SCAN_RESULTS)
+    scans = _table(out / "scans.parquet", tables.SCAN_RESULTS)
     rows = sorted(_records(scans), key=_worst_first)
     write_page(out / PAGE, rows, (_body(out / row["case"], row) for row in rows))
     return out / PAGE
@@ -125,11 +126,20 @@ def _worst_first(row: Record) -> tuple[Any, ...]:
     return (row["status"] != "ok", -graded[0], -graded[1], row["case"])
 
 
+def _table(path: Path, schema: tables.Schema) -> pd.DataFrame:
+    """A table without infinity, which JSON does not know."""
+    table = tables.read_table(path, schema)
+    for name, column in table.select_dtypes("float").items():
+        if np.isinf(column.to_numpy()).any():
+            raise TableError(f"{path}: column {name} holds infinity, expected finite numbers")
+    return table
+
+
 def _body(folder: Path, row: Record) -> Record | None:
     """What the page shows of an opened scan: its vertebrae and its views."""
     if row["status"] != "ok":
         return None
-    vertebrae = tables.read_table(folder / "vertebrae.parquet", tables.VERTEBRAE)
+    vertebrae = _table(folder / "vertebrae.parquet", tables.VERTEBRAE)
     views = read_views(folder / FILE) if (folder / FILE).exists() else None
     on_slice = {} if views is None else views.keypoints
     points = tables.keypoints_of(vertebrae)
