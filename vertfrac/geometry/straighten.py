@@ -118,10 +118,10 @@ def sample(
 ) -> NDArray[np.float32]:
     """Values of an image at world points, by interpolation of the given order (1: trilinear).
 
-    volume : array on ``grid``. points_world : (..., 3), RAS mm. outside : value beyond the imaged box. limits : the
-    volume is clipped to them first, so that padding and metal do not bleed into their neighbours. Reads only the box of
-    voxels around the points, and up to order 1 copies none of it unless it is clipped, so that a memory-mapped volume
-    stays on disk. Returns (...), float32. Raises GeometryError on points that are NaN or infinite.
+    volume : array on ``grid``. points_world : (..., 3), RAS mm. outside : value beyond the imaged box. limits : values
+    of the volume's type, to which it is clipped first, so that padding and metal do not bleed into their neighbours.
+    Reads only the box of voxels around the points, and up to order 1 copies none of it unless it is clipped, so that a
+    memory-mapped volume stays on disk. Returns (...), float32. Raises GeometryError on points that are NaN or infinite.
     """
     points = np.asarray(points_world, dtype=np.float64)
     if not np.isfinite(points).all():
@@ -133,8 +133,8 @@ def sample(
     low = np.clip(np.floor(index.min(axis=0)).astype(int) - order, 0, shape - 1)
     high = np.clip(np.ceil(index.max(axis=0)).astype(int) + order + 1, low + 1, shape)
     block: NDArray[Any] = volume[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
-    if limits is not None and not (limits[0] <= block.min() and block.max() <= limits[1]):
-        block = np.clip(block, *limits, dtype=np.float32)
+    if limits is not None:
+        block = block.clip(*np.asarray(limits, dtype=block.dtype))  # in its own type, which is quick
     if order > 1:  # the box is filtered first, which needs floats
         block = np.asarray(block, dtype=np.float32)
     inside = ((index >= -0.5) & (index <= shape - 0.5)).all(axis=1)
