@@ -303,7 +303,7 @@ def draw(root: Any, smallest: float, title: str, out: Path) -> None:
     for box in boxes:
         colour = f"C{parts.index(box.part) % 10}" if box.part else "#c9d3dd"
         axes.add_patch(Rectangle((box.start, box.level), box.seconds, 0.94, facecolor=colour, alpha=0.45, ec="white"))
-        room = int(box.seconds / top.time * 200)  # letters
+        room = int(box.seconds / top.time * 150)  # letters
         text = f"{box.name}  {box.seconds:.2f} s"
         text = text if len(text) <= room else box.name
         if room >= 4:
