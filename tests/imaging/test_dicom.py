@@ -272,6 +272,7 @@ BAD = {
     "empty spacing": (put_all(PixelSpacing=None), "PixelSpacing is missing, expected"),
     "spacing 0": (put_all(PixelSpacing=[0, 0.7]), "expected positive numbers"),
     "no rows": (without(0, "Rows"), "Rows is missing or 0"),
+    "colours": (put(1, PhotometricInterpretation="YBR_FULL"), "PhotometricInterpretation is YBR_FULL, expected MONO"),
     "mixed sizes": (put(3, Rows=ROWS - 1), f"expected {ROWS}"),
     "mixed spacing": (put(3, PixelSpacing=[0.9, 0.9]), "PixelSpacing is [0.9, 0.9], expected [0.9, 0.7]"),
     "mixed orientation": (put(3, ImageOrientationPatient=[1, 0, 0, 0, 0, -1]), "ImageOrientationPatient is"),

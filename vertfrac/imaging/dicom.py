@@ -35,12 +35,14 @@ _HEADER_TAGS = [
     "Rows",
     "Columns",
     "SamplesPerPixel",
+    "PhotometricInterpretation",
     "PixelSpacing",
     "ImageOrientationPatient",
     "ImagePositionPatient",
     "RescaleSlope",
     "InstanceNumber",
 ]
+_GREY = ("MONOCHROME2", "MONOCHROME1")
 _GEOMETRY = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2}
 _GAP_TOLERANCE_MM = 0.101  # positions rounded to 0.1 mm are common
 _PLACE_TOLERANCE_MM = 0.5  # of a slice from where the regular grid has it, along or across the normal
@@ -262,6 +264,9 @@ def _check_attributes(folder: Path, slices: list[_Slice]) -> None:
                 raise ImageError(f"{one.file}: {name} is missing or 0, expected the size of the slice")
         if one.header.get("SamplesPerPixel", 1) != 1:
             raise ImageError(f"{one.file}: {one.header.SamplesPerPixel} values a pixel, expected 1")
+        colours = one.header.get("PhotometricInterpretation") or _GREY[0]
+        if colours not in _GREY:  # gdcm ends the process on some that do not fit the pixels
+            raise ImageError(f"{one.file}: PhotometricInterpretation is {colours}, expected {' or '.join(_GREY)}")
 
     first = slices[0]
     for one in slices[1:]:

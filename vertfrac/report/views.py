@@ -47,7 +47,7 @@ _LATERAL_MM, _ABOVE_MM, _AIR_HU = 90.0, 60.0, -1024
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class View(_Part):
