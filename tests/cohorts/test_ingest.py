@@ -205,3 +205,14 @@ def test_every_expert_is_checked(source: Path, tmp_path: Path, annotations_of: A
     (row,) = ingest(source, tmp_path / "out").to_dict("records")
     assert (row["experts"], row["vertebrae"]) == (2, 5)
     assert row["smallest_genant"] == pytest.approx(0.6)
+
+
+def test_a_warning_stays_one_line_whatever_an_expert_is_called(
+    source: Path, tmp_path: Path, annotations_of: Any, spine_keypoints: Any
+) -> None:
+    _keep(source, "good-1")
+    strange = annotations_of(spine_keypoints(4, heights=[10, 20, 20]), case="good-1", expert="a\nb")
+    strange.to_csv(source / "annotations.csv", index=False)
+    (row,) = ingest(source, tmp_path / "out").to_dict("records")
+    assert "a\\nb: median G" in row["warnings"]
+    assert "\n" not in row["warnings"]

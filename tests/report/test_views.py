@@ -97,6 +97,7 @@ def test_a_vertebra_without_keypoints_has_no_place(tmp_path: Path) -> None:
         (lambda text: json.dumps({**json.loads(text), "format": "vertfrac-views/2"}), "format: "),
         (lambda text: json.dumps({"format": "vertfrac-views/1"}), "Field required"),
         (lambda text: "[]", "expected the views of a scan"),
+        (lambda text: text.replace('"start_mm": ', '"start_mm": NaN, "": '), "start_mm: Input should be a finite"),
     ],
 )
 def test_what_is_broken_is_named(tmp_path: Path, harm: Callable[[str], str], words: str) -> None:

@@ -16,6 +16,7 @@ from vertfrac import errors, tables
 from vertfrac.arrays import iterate_pairs, read_description, write_arrays
 from vertfrac.cohorts.lungcancer500_json import read_study
 from vertfrac.cohorts.markups import read_markups
+from vertfrac.cohorts.nifti import scans
 from vertfrac.cohorts.series_index import index_series
 from vertfrac.cohorts.verse.centroids import read_centroids
 from vertfrac.cohorts.verse.files import identity
@@ -195,6 +196,23 @@ def test_a_scan_of_a_whole_patient_is_not_too_large() -> None:
 def test_a_name_that_no_file_can_have_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(ImageError):
         read_image(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "x" * 5000 + ".json"])
+def test_an_annotation_whose_name_no_file_can_have_is_a_fault_of_its_case(name: str, tmp_path: Path) -> None:
+    nifti(tmp_path / "a.nii")
+    rows = pd.DataFrame({"case": ["a"], "image": ["a.nii"], "annotation": [name]})
+    (scan,) = scans(table=str(write(tmp_path / "cases.csv", rows.to_csv(index=False))))
+    with pytest.raises(AnnotationError, match="no such file, expected the annotation of case a"):
+        scan.read()
+
+
+def test_a_case_named_as_no_file_can_be_has_no_annotation_in_a_folder(tmp_path: Path) -> None:
+    nifti(tmp_path / "a.nii")
+    (tmp_path / "annotations").mkdir()
+    rows = pd.DataFrame({"case": ["x" * 5000], "image": ["a.nii"]})
+    (scan,) = scans(table=str(write(tmp_path / "cases.csv", rows.to_csv(index=False))))
+    assert len(scan.read()[1]) == 0
 
 
 @pytest.mark.parametrize("number", ["inf", "1e308", "9" * 400, "-2147483648", "x"])

@@ -8,6 +8,7 @@ table (ANNOTATIONS) or JSON files per case, in our own form (``annotation_json``
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -263,7 +264,7 @@ def _check_all_known(folder: Path, listing: Path, cases: set[str]) -> None:
 def _of_files(folder: Path, case: str) -> _Annotated:
     """The annotation of a case in a folder of JSON files: CASE.json, CASE.mrk.json or a folder CASE."""
     candidates = [folder / f"{case}.json", folder / f"{case}{MARKUPS}", folder / case]
-    found = [path for path in candidates if path.exists()]
+    found = [path for path in candidates if os.path.exists(path)]  # unlike Path.exists False for an impossible name
     if len(found) > 1:
 
         def refuse(grid: Grid) -> ReadAnnotation:
@@ -278,14 +279,14 @@ def _of_files(folder: Path, case: str) -> _Annotated:
 
 def _of_path(path: Path, case: str) -> _Annotated:
     """The annotation of a case in a file, or in a folder of files that together are one."""
-    if not path.is_dir():
+    if not os.path.isdir(path):
         return _Annotated(str(path), (path,), lambda grid: _read_file(path, case, grid))
     files = tuple(sorted(path.rglob("*.json")))
     return _Annotated(str(path), files, lambda grid: _read_folder(path, case, grid))
 
 
 def _read_file(path: Path, case: str, grid: Grid) -> ReadAnnotation:
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise AnnotationError(f"{path}: no such file, expected the annotation of case {case}")
     if path.name.endswith(MARKUPS):
         return read_markups([path], case)
