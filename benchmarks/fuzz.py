@@ -3,10 +3,10 @@
     python benchmarks/fuzz.py --inputs 10000 --seed 1 --out benchmarks/fuzz.csv
 
 Each reader first takes its sound files, which are a few kB. Then one of them is harmed (benchmarks/mutations.py) and
-read, again and again, by a process whose address space is limited. Slow readers get a tenth of the inputs, 1000 at
-least. An input passes if the result is sound or a VertfracError says what is wrong in one line that holds the path,
-within the limits below. Whatever else happens is a failure: it is printed with the command that repeats it
-(`--reader NAME --input NUMBER`), and the exit code is 1. With `--reader` the CSV keeps the rows of the other readers.
+read, again and again, by a process whose address space is limited. An input passes if the result is sound or a
+VertfracError says what is wrong in one line that holds the path, within the limits below. Whatever else happens is a
+failure: it is printed with the command that repeats it (`--reader NAME --input NUMBER`), and the exit code is 1. With
+`--reader` the CSV keeps the rows of the other readers.
 
 The CSV: inputs, accepted ones, refused ones, failures, the classes of the refusals, the slowest input in ms and the
 most memory that one took beyond what the process held before, in MB.
@@ -69,14 +69,13 @@ class Reader:
     """What is fuzzed.
 
     make : writes folders of sound files into a folder. read : reads one of them and raises UnsoundError for a result
-    that no sound file gives. harmed : pattern of the files to harm. slow : gets fewer inputs. after : changes the
-    folder once more when a file of it was harmed.
+    that no sound file gives. harmed : pattern of the files to harm. after : changes the folder once more when a file of
+    it was harmed.
     """
 
     make: Callable[[Path], None]
     read: Callable[[Path], Any]
     harmed: str = "*"
-    slow: bool = False
     after: Callable[[Rng, Path], None] | None = None
 
 
@@ -660,23 +659,23 @@ READERS: dict[str, Reader] = {
     "nifti": Reader(make_nifti, read_scan),
     "nifti-gz": Reader(lambda folder: make_nifti(folder, ".nii.gz"), read_scan),
     "labels": Reader(make_labels, read_mask),
-    "dicom": Reader(make_dicom, read_series, slow=True),
-    "dicom-compressed": Reader(make_compressed, read_series, slow=True),
-    "dicom-index": Reader(make_dicom, read_index, slow=True),
+    "dicom": Reader(make_dicom, read_series),
+    "dicom-compressed": Reader(make_compressed, read_series),
+    "dicom-index": Reader(make_dicom, read_index),
     "annotation-json": Reader(make_annotation, read_own_annotation),
     "markups": Reader(make_markups, read_slicer),
     "lungcancer500-json": Reader(make_lungcancer500, read_public),
     "verse": Reader(make_verse, read_verse),
-    "cohort-csv": Reader(lambda folder: make_cohort(folder, ".csv"), read_cohort, "*.csv", slow=True),
-    "cohort-parquet": Reader(lambda folder: make_cohort(folder, ".parquet"), read_cohort, "*.parquet", slow=True),
-    "scored": Reader(make_scored, read_scored, slow=True),
-    "config": Reader(make_config, read_run, slow=True),
-    "model": Reader(make_model, read_model, after=promise, slow=True),
+    "cohort-csv": Reader(lambda folder: make_cohort(folder, ".csv"), read_cohort, "*.csv"),
+    "cohort-parquet": Reader(lambda folder: make_cohort(folder, ".parquet"), read_cohort, "*.parquet"),
+    "scored": Reader(make_scored, read_scored),
+    "config": Reader(make_config, read_run),
+    "model": Reader(make_model, read_model, after=promise),
     "archive": Reader(make_archive, read_archive),
     "journal": Reader(make_journal, read_journal),
     "arrays": Reader(make_arrays, read_cache),
-    "predicted": Reader(make_predicted, read_predicted, slow=True),
-    "predict": Reader(make_predict, read_measured, slow=True),
+    "predicted": Reader(make_predicted, read_predicted),
+    "predict": Reader(make_predict, read_measured),
 }
 
 
@@ -844,7 +843,7 @@ def fuzz(name: str, seed: int, inputs: int) -> dict[str, Any]:
 
 
 @click.command(help=__doc__)
-@click.option("--inputs", type=click.IntRange(min=1), default=10_000, show_default=True, help="of each quick reader")
+@click.option("--inputs", type=click.IntRange(min=1), default=10_000, show_default=True, help="of each reader")
 @click.option("--seed", type=int, default=1, show_default=True)
 @click.option("--reader", "names", type=click.Choice(list(READERS)), multiple=True, help="default: all")
 @click.option("--input", "number", type=int, help="read this input alone and show it")
@@ -858,8 +857,7 @@ def main(inputs: int, seed: int, names: tuple[str, ...], number: int | None, out
         return
     rows = {}
     for name in names:
-        count = min(inputs, max(1000, inputs // 10)) if READERS[name].slow else inputs
-        rows[name] = fuzz(name, seed, count)
+        rows[name] = fuzz(name, seed, inputs)
         click.echo(", ".join(f"{key} {value}" for key, value in rows[name].items()))
     if out is not None:
         kept = pd.read_csv(out).set_index("reader", drop=False).to_dict("index") if out.exists() else {}

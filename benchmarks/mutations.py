@@ -172,7 +172,7 @@ def harmed_value(rng: Rng, value: Any) -> tuple[Any, str]:
     for _ in range(int(rng.integers(1, 4))):
         places = list(_places(value))
         if not places:
-            return chosen(rng, VALUES), "replaced as a whole"
+            return copy.deepcopy(chosen(rng, VALUES)), "replaced as a whole"
         holder, key = chosen(rng, places)
         done.append(_harm_place(rng, holder, key, places))
     return value, "; ".join(done)
@@ -211,7 +211,7 @@ def _harm_place(rng: Rng, holder: Any, key: Any, places: list[tuple[Any, Any]]) 
     elif isinstance(old, int | float) and not isinstance(old, bool):
         holder[key] = old * chosen(rng, (0, -1, 1000, 10**300)) if isinstance(old, int) else old * 1e-9
     else:
-        holder[key] = chosen(rng, VALUES)
+        holder[key] = copy.deepcopy(chosen(rng, VALUES))
     return f"{what} {str(key)[:40]!r}: {str(old)[:60]!r} -> {str(holder[key])[:60]!r}" if _holds(holder, key) else what
 
 
