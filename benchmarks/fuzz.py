@@ -790,8 +790,11 @@ def _work(pipe: Connection, name: str, seed: int, numbers: range) -> None:
         pipe.send(first)
         space = int(_memory_mb("VmSize") + SPACE_MB) * 2**20
         resource.setrlimit(resource.RLIMIT_AS, (space, space))
-        for result in results:
-            pipe.send(result)
+        try:
+            for result in results:
+                pipe.send(result)
+        except Exception as error:  # of this program, not of a reader
+            pipe.send(error)
 
 
 def results_of(name: str, seed: int, inputs: int) -> Iterator[Result]:
@@ -810,6 +813,8 @@ def results_of(name: str, seed: int, inputs: int) -> Iterator[Result]:
                 if not here.poll(patience):
                     raise TimeoutError(f"hangs, killed after {patience:.0f} s")
                 result = here.recv()
+                if isinstance(result, Exception):
+                    raise result
                 yield result
                 done, patience = result.number + 1, 3 * LIMIT_S
         except (EOFError, TimeoutError) as error:

@@ -321,6 +321,7 @@ _YAML_TEXTS = (
 def harmed_dicom(rng: Rng, content: bytes) -> tuple[bytes, str]:
     """A DICOM file, some of whose elements are extreme, lost or of a foreign encoding, or with blind damage."""
     import pydicom
+    from pydicom.datadict import keyword_for_tag
 
     draw = rng.random()
     if draw < 0.25:
@@ -335,7 +336,8 @@ def harmed_dicom(rng: Rng, content: bytes) -> tuple[bytes, str]:
         if name == "TransferSyntaxUID":
             one.file_meta.TransferSyntaxUID = value = chosen(rng, _SYNTAXES)
         elif name == "lost":
-            name = value = str(chosen(rng, [element.keyword for element in one if element.keyword] or ["Rows"]))
+            keywords = map(keyword_for_tag, sorted(one.keys()))  # without looking at values that are harmed already
+            name = value = str(chosen(rng, [keyword for keyword in keywords if keyword] or ["Rows"]))
             if name in one:
                 del one[name]
         elif name == "PixelData":
