@@ -283,6 +283,16 @@ def test_a_card_of_a_scan_with_other_values_is_refused(change: dict[str, Any], t
         _facts(write(path, json.dumps({**sound, **change})))
 
 
+def test_a_page_of_a_scan_without_a_name_is_refused(tmp_path: Path) -> None:
+    from vertfrac.report.page import write_report
+
+    rows = pd.DataFrame({"case": ["a", None], "source": ["a.nii", "b.nii"], "status": ["failed", "failed"]})
+    tables.SCAN_RESULTS.frame(rows).to_parquet(tmp_path / "scans.parquet")
+    with pytest.raises(TableError, match=r"scans\.parquet: row 2 has no case, expected a name"):
+        write_report(tmp_path)
+    assert not (tmp_path / "report.html").exists()
+
+
 # --- VerSe
 
 

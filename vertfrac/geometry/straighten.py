@@ -128,15 +128,15 @@ def sample(
         raise GeometryError("cannot sample an image at points that are NaN or infinite")
     if points.size == 0:
         return np.zeros(points.shape[:-1], dtype=np.float32)
-    index = grid.to_index(points).reshape(-1, 3)
+    index = np.ascontiguousarray(grid.to_index(points).reshape(-1, 3).T)  # axis by axis is quick to look through
     shape = np.asarray(grid.shape)
-    low = np.clip(np.floor(index.min(axis=0)).astype(int) - order, 0, shape - 1)
-    high = np.clip(np.ceil(index.max(axis=0)).astype(int) + order + 1, low + 1, shape)
+    low = np.clip(np.floor(index.min(axis=1)).astype(int) - order, 0, shape - 1)
+    high = np.clip(np.ceil(index.max(axis=1)).astype(int) + order + 1, low + 1, shape)
     block: NDArray[Any] = volume[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
     if limits is not None:
         block = block.clip(*np.asarray(limits, dtype=block.dtype))  # in its own type, which is quick
     if order > 1:  # the box is filtered first, which needs floats
         block = np.asarray(block, dtype=np.float32)
-    inside = ((index >= -0.5) & (index <= shape - 0.5)).all(axis=1)
-    values = map_coordinates(block, (index - low).T, order=order, mode="nearest", output=np.float32)
+    inside = ((index >= -0.5) & (index <= (shape - 0.5)[:, None])).all(axis=0)
+    values = map_coordinates(block, index - low[:, None], order=order, mode="nearest", output=np.float32)
     return np.where(inside, values, np.float32(outside)).reshape(points.shape[:-1])

@@ -47,6 +47,8 @@ def write_report(out: Path) -> Path:
     version, is shown without pictures. Raises TableError that names a file that is missing or broken.
     """
     scans = _table(out / "scans.parquet", tables.SCAN_RESULTS)
+    if (nameless := scans["case"].isna()).any():
+        raise TableError(f"{out / 'scans.parquet'}: row {nameless.argmax() + 1} has no case, expected a name")
     rows = sorted(_records(scans), key=_worst_first)
     write_page(out / PAGE, rows, (_body(out / row["case"], row) for row in rows))
     return out / PAGE
