@@ -48,6 +48,16 @@ def test_damaged_files_are_taken_or_refused_by_name(name: str, fuzz: ModuleType,
         assert any(result.kind != "accepted" for result in results), "no input was harmed enough to be refused"
 
 
+ENDED_THE_PROCESS = {"dicom-compressed": (642, 1414)}
+"""Inputs of seed 1 on which a library aborted, which no test sees otherwise."""
+
+
+@pytest.mark.parametrize(("name", "number"), [(name, n) for name, those in ENDED_THE_PROCESS.items() for n in those])
+def test_the_process_lives_on(name: str, number: int, fuzz: ModuleType, tmp_path: Path) -> None:
+    (result,) = fuzz.attempts(name, tmp_path, seed=1, numbers=range(number, number + 1))
+    assert result.kind == "ImageError"
+
+
 def test_the_same_seed_and_number_make_the_same_input(fuzz: ModuleType) -> None:
     import mutations  # type: ignore[import-not-found]
     import numpy as np

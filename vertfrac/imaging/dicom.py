@@ -1,9 +1,8 @@
 """One DICOM CT series, in a folder or as a list of files, to an array and its affine in RAS+ mm.
 
 Slices are placed by ImagePositionPatient alone: file names and InstanceNumber carry no geometry. Headers are read
-first, so that most faults are found before any pixel is decoded. Which transfer syntaxes can be decoded is up to
-pydicom and its plugins: native, deflated and RLE by itself, JPEG (lossless too), JPEG-LS and JPEG 2000 by python-gdcm,
-JPEG-LS also by pyjpegls.
+first, so that most faults are found before any pixel is decoded. pydicom decodes native, deflated and RLE pixels itself,
+JPEG 2000 and JPEG by Pillow, JPEG-LS by pyjpegls, lossless JPEG and JPEG of 12 bits by python-gdcm.
 """
 
 from __future__ import annotations
@@ -43,6 +42,14 @@ _HEADER_TAGS = [
     "InstanceNumber",
 ]
 _GREY = ("MONOCHROME2", "MONOCHROME1")
+_DECODERS = {
+    "1.2.840.10008.1.2.4.50": "pillow",  # JPEG of 8 bits
+    "1.2.840.10008.1.2.4.80": "pyjpegls",
+    "1.2.840.10008.1.2.4.81": "pyjpegls",
+    "1.2.840.10008.1.2.4.90": "pillow",  # JPEG 2000
+    "1.2.840.10008.1.2.4.91": "pillow",
+}
+"""By transfer syntax, where there is a choice: gdcm ends the process on some damaged pixels instead of raising."""
 _GEOMETRY = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2}
 _GAP_TOLERANCE_MM = 0.101  # positions rounded to 0.1 mm are common
 _PLACE_TOLERANCE_MM = 0.5  # of a slice from where the regular grid has it, along or across the normal
@@ -380,6 +387,7 @@ def _read_pixels(where: Path, slices: list[_Slice], world_from_index: NDArray[np
     for index, one in enumerate(slices):
         try:
             dataset = pydicom.dcmread(one.file)
+            dataset.pixel_array_options(decoding_plugin=_DECODERS.get(dataset.file_meta.TransferSyntaxUID, ""))
             stored = dataset.pixel_array
             if stored.shape != (rows, columns):
                 raise ImageError(f"{one.file}: pixels of shape {stored.shape}, expected {(rows, columns)}")
