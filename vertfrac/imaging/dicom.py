@@ -1,8 +1,8 @@
 """One DICOM CT series, in a folder or as a list of files, to an array and its affine in RAS+ mm.
 
 Slices are placed by ImagePositionPatient alone: file names and InstanceNumber carry no geometry. Headers are read
-first, so that most faults are found before any pixel is decoded. pydicom decodes native, deflated and RLE pixels itself,
-JPEG 2000 and JPEG by Pillow, JPEG-LS by pyjpegls, lossless JPEG and JPEG of 12 bits by python-gdcm.
+first, so that most faults are found before any pixel is decoded. pydicom decodes native, deflated and RLE pixels
+itself, JPEG 2000 and JPEG by Pillow, JPEG-LS by pyjpegls, lossless JPEG and JPEG of 12 bits by python-gdcm.
 """
 
 from __future__ import annotations
