@@ -32,7 +32,7 @@ NOT_COMPUTING = {"click", "filelock"}
 
 DISTRIBUTIONS = {
     "PIL": ("pillow",),
-    "pydicom": ("pydicom", "python-gdcm", "pyjpegls", "pillow"),
+    "pydicom": ("pydicom", "python-gdcm", "pillow"),
     "sklearn": ("scikit-learn",),
     "yaml": ("pyyaml",),
 }

@@ -2,7 +2,7 @@
 
 Slices are placed by ImagePositionPatient alone: file names and InstanceNumber carry no geometry. Headers are read
 first, so that most faults are found before any pixel is decoded. pydicom decodes native, deflated and RLE pixels
-itself, JPEG 2000 and JPEG by Pillow, JPEG-LS by pyjpegls, lossless JPEG and JPEG of 12 bits by python-gdcm.
+itself, JPEG 2000 and JPEG by Pillow, lossless JPEG, JPEG-LS and JPEG of 12 bits by python-gdcm.
 """
 
 from __future__ import annotations
@@ -44,12 +44,13 @@ _HEADER_TAGS = [
 _GREY = ("MONOCHROME2", "MONOCHROME1")
 _DECODERS = {
     "1.2.840.10008.1.2.4.50": "pillow",  # JPEG of 8 bits
-    "1.2.840.10008.1.2.4.80": "pyjpegls",
-    "1.2.840.10008.1.2.4.81": "pyjpegls",
+    "1.2.840.10008.1.2.4.80": "gdcm",  # JPEG-LS
+    "1.2.840.10008.1.2.4.81": "gdcm",
     "1.2.840.10008.1.2.4.90": "pillow",  # JPEG 2000
     "1.2.840.10008.1.2.4.91": "pillow",
 }
-"""By transfer syntax, where there is a choice: gdcm ends the process on some damaged pixels instead of raising."""
+"""By transfer syntax, where pydicom has a choice. On damaged JPEG 2000 gdcm can end the process; on damaged JPEG-LS
+pyjpegls, where it is installed, can take many seconds."""
 _GEOMETRY = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2}
 _GAP_TOLERANCE_MM = 0.101  # positions rounded to 0.1 mm are common
 _PLACE_TOLERANCE_MM = 0.5  # of a slice from where the regular grid has it, along or across the normal
