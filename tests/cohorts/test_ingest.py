@@ -214,5 +214,5 @@ def test_a_warning_stays_one_line_whatever_an_expert_is_called(
     strange = annotations_of(spine_keypoints(4, heights=[10, 20, 20]), case="good-1", expert="a\nb")
     strange.to_csv(source / "annotations.csv", index=False)
     (row,) = ingest(source, tmp_path / "out").to_dict("records")
-    assert "a\\nb: median G" in row["warnings"]
+    assert "a b: median G" in row["warnings"]
     assert "\n" not in row["warnings"]

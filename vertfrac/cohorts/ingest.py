@@ -16,7 +16,7 @@ import pandas as pd
 from vertfrac import tables
 from vertfrac.cohorts.checks import Finding, check_case
 from vertfrac.cohorts.sources import Scan
-from vertfrac.errors import AnnotationError, CohortError, ExcludedError, GeometryError, VertfracError, printable
+from vertfrac.errors import AnnotationError, CohortError, ExcludedError, GeometryError, VertfracError, as_message
 from vertfrac.files import clear_unfinished
 from vertfrac.genant import genant_index
 from vertfrac.geometry.keypoints import heights
@@ -91,7 +91,7 @@ def annotation_facts(
         except GeometryError as error:
             raise AnnotationError(f"{where}: annotation of {expert}: {error}") from error
         smallest, most = min(smallest, float(genant_index(heights(keypoints)).min())), max(most, len(rows))
-    told = (f"{printable(who)}: {finding}" for who, found in findings.items() for finding in found)
+    told = (as_message(f"{who}: {finding}") for who, found in findings.items() for finding in found)
     warnings = [*image_warnings, *told]
     return {
         "vertebrae": most,

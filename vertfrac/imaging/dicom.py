@@ -1,8 +1,7 @@
 """One DICOM CT series, in a folder or as a list of files, to an array and its affine in RAS+ mm.
 
 Slices are placed by ImagePositionPatient alone: file names and InstanceNumber carry no geometry. Headers are read
-first, so that most faults are found before any pixel is decoded. pydicom decodes native, deflated and RLE pixels
-itself, JPEG 2000 and JPEG by Pillow, lossless JPEG, JPEG-LS and JPEG of 12 bits by python-gdcm.
+first, so that most faults are found before any pixel is decoded (``decoding``).
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vertfrac.errors import ImageError
+from vertfrac.imaging.decoding import Decoder
 from vertfrac.imaging.messages import one_line
 from vertfrac.imaging.voxels import fits_int16
 
@@ -42,15 +42,6 @@ _HEADER_TAGS = [
     "InstanceNumber",
 ]
 _GREY = ("MONOCHROME2", "MONOCHROME1")
-_DECODERS = {
-    "1.2.840.10008.1.2.4.50": "pillow",  # JPEG of 8 bits
-    "1.2.840.10008.1.2.4.80": "gdcm",  # JPEG-LS
-    "1.2.840.10008.1.2.4.81": "gdcm",
-    "1.2.840.10008.1.2.4.90": "pillow",  # JPEG 2000
-    "1.2.840.10008.1.2.4.91": "pillow",
-}
-"""By transfer syntax, where pydicom has a choice. On damaged JPEG 2000 gdcm can end the process; on damaged JPEG-LS
-pyjpegls, where it is installed, can take many seconds."""
 _GEOMETRY = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2}
 _GAP_TOLERANCE_MM = 0.101  # positions rounded to 0.1 mm are common
 _PLACE_TOLERANCE_MM = 0.5  # of a slice from where the regular grid has it, along or across the normal
@@ -377,42 +368,47 @@ def _read_pixels(where: Path, slices: list[_Slice], world_from_index: NDArray[np
 
     They lie in memory along R, A and S, so that who turns the axes that way needs no copy.
     """
-    import pydicom
-    from pydicom.pixels.processing import apply_modality_lut
-
     rows, columns = int(slices[0].header.Rows), int(slices[0].header.Columns)
     backwards = [axis[np.abs(axis).argmax()] < 0 for axis in world_from_index[:3, :3].T[::-1]]
     view = tuple(slice(None, None, -1) if back else slice(None) for back in backwards)  # of (slice, row, column)
     values: NDArray[Any] = np.empty((len(slices), rows, columns), dtype=np.int16)[view]
     lowest, highest = np.inf, -np.inf
-    for index, one in enumerate(slices):
-        try:
-            dataset = pydicom.dcmread(one.file)
-            dataset.pixel_array_options(decoding_plugin=_DECODERS.get(dataset.file_meta.TransferSyntaxUID, ""))
-            stored = dataset.pixel_array
-            if stored.shape != (rows, columns):
-                raise ImageError(f"{one.file}: pixels of shape {stored.shape}, expected {(rows, columns)}")
-            hu = apply_modality_lut(stored, dataset)
-        except ImageError:
-            raise
-        except Exception as error:  # pydicom and its decoders raise almost anything on damaged or unknown data
-            raise ImageError(
-                f"{one.file}: pixel data truncated, damaged or in a transfer syntax that cannot be decoded "
-                f"({one_line(error)})"
-            ) from error
-        low, high = float(hu.min()), float(hu.max())
-        if low < -_LARGEST_HU or high > _LARGEST_HU:
-            raise ImageError(
-                f"{one.file}: values from {low:g} to {high:g} after RescaleSlope and RescaleIntercept, "
-                f"expected Hounsfield units"
-            )
-        lowest, highest = min(lowest, low), max(highest, high)
-        if values.dtype == np.int16 and not fits_int16(hu):
-            values = values.astype(np.float32)
-        values[index] = hu
+    with Decoder() as decoder:
+        for index, one in enumerate(slices):
+            hu = _hu(one, (rows, columns), decoder)
+            low, high = float(hu.min()), float(hu.max())
+            if low < -_LARGEST_HU or high > _LARGEST_HU:
+                raise ImageError(
+                    f"{one.file}: values from {low:g} to {high:g} after RescaleSlope and RescaleIntercept, "
+                    f"expected Hounsfield units"
+                )
+            lowest, highest = min(lowest, low), max(highest, high)
+            if values.dtype == np.int16 and not fits_int16(hu):
+                values = values.astype(np.float32)
+            values[index] = hu
     if highest < 0 and lowest < highest:
         raise ImageError(f"{where}: values from {lowest:g} to {highest:g}, all below water, expected Hounsfield units")
     return values.transpose(2, 1, 0)
+
+
+def _hu(one: _Slice, shape: tuple[int, int], decoder: Decoder) -> NDArray[Any]:
+    """The values of a slice with slope and intercept."""
+    import pydicom
+    from pydicom.pixels.processing import apply_modality_lut
+
+    try:
+        dataset = pydicom.dcmread(one.file)
+        stored = decoder.stored(one.file, dataset)
+        if stored.shape != shape:
+            raise ImageError(f"{one.file}: pixels of shape {stored.shape}, expected {shape}")
+        return apply_modality_lut(stored, dataset)
+    except ImageError:
+        raise
+    except Exception as error:  # pydicom and its decoders raise almost anything on damaged or unknown data
+        raise ImageError(
+            f"{one.file}: pixel data truncated, damaged or in a transfer syntax that cannot be decoded "
+            f"({one_line(error)})"
+        ) from error
 
 
 def _floats(one: _Slice, name: str) -> NDArray[np.float64]:
