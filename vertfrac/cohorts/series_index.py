@@ -78,7 +78,7 @@ def _row(images: Path, file: Path) -> dict[str, Any]:
         return row | {"reason": "cut short or damaged: holds no SeriesInstanceUID"}
     try:
         number = int(header.InstanceNumber)
-    except (AttributeError, TypeError, ValueError, OverflowError):  # absent, empty or no number
+    except Exception:  # absent, empty, no number, or damaged, of which pydicom raises almost anything
         number = _MOST
     row["instance"] = number if abs(number) < _MOST else None
     return row | {"reason": ""}
